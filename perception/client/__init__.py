@@ -1,0 +1,190 @@
+"""What a subscriber imports: `for scene in subscribe("tcp://127.0.0.1:5601", "front/road")`.
+
+A thread receives everything and keeps the newest message of each topic, because a program that reads a socket
+directly, and is slower than the camera, gets data that is seconds old. Bad bytes never raise here: they are counted.
+Importing this package does not import numpy: the thread does, while it waits for the first message.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+import weakref
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+
+import zmq
+
+from perception.client.age import Clocks, Received, age_of
+from perception.client.reader import EVENTS, FAILURES, Counters, Reader
+from perception.errors import EndpointError
+from perception.keys import KeyPair, as_public, read_keys
+from perception.wire import MAX_MESSAGE, Health, valid_topic
+
+__all__ = ["Clocks", "Counters", "Received", "Subscription", "age_of", "subscribe"]
+
+_PORT = "[0-9]{1,4}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5]"
+_ENDPOINT = re.compile(rf"tcp://(\[[^\[\]\s]+\]|[^\[\]\s:/]+):({_PORT})|ipc://[^\0]+")
+_MALFORMED = "endpoint {!r}: write tcp://ADDRESS:PORT or ipc:///FOLDER/NAME"
+
+
+def subscribe(
+    endpoint: str,
+    *topics: str,
+    latest: bool = True,
+    timeout_s: float | None = None,
+    server_key: str | bytes | Path | None = None,
+    client_keys: str | Path | KeyPair | None = None,
+    queue_size: int = 1000,
+    stale_after_s: float = 1.0,
+) -> Subscription:
+    """The messages of `topics` ("front/road", "front/*"; none: all) as they come, the newest of each topic only.
+
+    `latest=False` hands over every message, up to `queue_size` waiting ones, for recorders. `timeout_s` is how long
+    to wait for a message before TimeoutError; None waits for ever. `server_key` (the publisher's `.public`) and
+    `client_keys` (one's own `.secret`) open an encrypted endpoint. Raises EndpointError for an endpoint, topic or key
+    that can't be; a publisher that is not there yet is no error.
+    """
+    prefixes = _prefixes(topics)
+    if not _ENDPOINT.fullmatch(endpoint):
+        raise EndpointError(_MALFORMED.format(endpoint))
+    context = zmq.Context()
+    try:
+        socket = context.socket(zmq.SUB)
+        _configure(socket, prefixes, server_key, client_keys)
+        monitor = socket.get_monitor_socket(EVENTS | FAILURES)
+        try:
+            socket.connect(endpoint)
+        except zmq.ZMQError as error:
+            raise EndpointError(_MALFORMED.format(endpoint)) from error
+    except BaseException:
+        context.destroy(0)
+        raise
+    asked = tuple(prefix for prefix, is_asked in prefixes.items() if is_asked)
+    reader = Reader(context, socket, monitor, asked, 0 if latest else max(1, queue_size))
+    return Subscription(reader, f"{', '.join(topics) or 'anything'} from {endpoint}", timeout_s, stale_after_s)
+
+
+class Subscription:
+    """Messages, in the order in which they came. Iterate over it, or call receive(); close it, or use `with`."""
+
+    def __init__(self, reader: Reader, name: str, timeout_s: float | None, stale_after_s: float) -> None:
+        self._reader = reader
+        self._name = name
+        self._timeout_s = timeout_s
+        self._stale_after_ns = int(stale_after_s * 1e9)
+        self._finalizer = weakref.finalize(self, reader.stop)
+        reader.start()
+
+    def __iter__(self) -> Iterator[Received]:
+        return self
+
+    def __next__(self) -> Received:
+        if (received := self.receive(self._timeout_s)) is None:
+            raise StopIteration
+        return received
+
+    def receive(self, timeout_s: float | None = None) -> Received | None:
+        """The next message; None once the subscription is closed. Raises TimeoutError after `timeout_s`."""
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        reader = self._reader
+        with reader.changed:
+            while not reader.waiting:
+                if reader.error is not None:
+                    raise reader.error
+                if reader.stopping.is_set():
+                    return None
+                left = None if deadline is None else deadline - time.monotonic()
+                if left is not None and left <= 0:
+                    raise TimeoutError(self._why_nothing_came(timeout_s))
+                reader.changed.wait(left)
+            return reader.hand_over()
+
+    @property
+    def counters(self) -> Counters:
+        with self._reader.changed:
+            return replace(self._reader.counters)
+
+    @property
+    def health(self) -> Health | None:
+        """The publisher's last word on how it is; None before the first."""
+        return self._reader.clocks.health
+
+    @property
+    def connection(self) -> str:
+        """connecting | connected | refused (the handshake fails: a key is wrong or missing)."""
+        return self._reader.connection
+
+    @property
+    def state(self) -> str:
+        """waiting (nothing came yet) | live | stale (silent for `stale_after_s`) | mismatch (another major version)."""
+        reader = self._reader
+        if reader.mismatch is not None:
+            return "mismatch"
+        if reader.last_ns is None:
+            return "waiting"
+        return "stale" if time.monotonic_ns() - reader.last_ns > self._stale_after_ns else "live"
+
+    def close(self) -> None:
+        """End the thread and the iteration. Twice is fine."""
+        self._finalizer()
+
+    def __enter__(self) -> Subscription:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def _why_nothing_came(self, timeout_s: float | None) -> str:
+        reader, parts = self._reader, [f"no message of {self._name} within {timeout_s:g} s", f"{self.connection}"]
+        if reader.mismatch is not None:
+            parts.append(str(reader.mismatch))
+        if reader.last_ns is not None:
+            parts.append(f"the last of any kind was {(time.monotonic_ns() - reader.last_ns) / 1e9:.1f} s ago")
+        if (health := self.health) is not None:
+            parts.append(f"the node said {health.state}{health.reason and ': ' + health.reason}")
+        if bad := reader.counters.bad:
+            parts.append(f"{bad} bad messages")
+        return "; ".join(parts)
+
+
+def _prefixes(topics: tuple[str, ...]) -> dict[str, bool]:
+    """What to subscribe to: prefix -> whether the program asked for it; the rest tells how the publisher is."""
+    found: dict[str, bool] = {}
+    for topic in topics or ("*",):
+        wildcard = topic == "*" or topic.endswith("/*")
+        if not wildcard and not valid_topic(topic):
+            raise EndpointError(f"topic {topic!r}: write CAMERA/NAME, as front/road, or CAMERA/* for all of a camera")
+        found[topic[:-1] if wildcard else topic + "\0"] = True
+    for prefix in list(found):
+        if prefix:
+            found.setdefault(prefix.partition("/")[0] + "/health\0", False)
+    return found
+
+
+def _configure(
+    socket: zmq.Socket[bytes],
+    prefixes: dict[str, bool],
+    server_key: str | bytes | Path | None,
+    client_keys: str | Path | KeyPair | None,
+) -> None:
+    socket.setsockopt(zmq.LINGER, 0)
+    socket.setsockopt(zmq.RCVHWM, max(4, 2 * len(prefixes)))
+    socket.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE)
+    socket.setsockopt(zmq.RECONNECT_IVL, 50)
+    socket.setsockopt(zmq.RECONNECT_IVL_MAX, 500)
+    socket.setsockopt(zmq.CONNECT_TIMEOUT, 2000)
+    socket.setsockopt(zmq.HEARTBEAT_IVL, 300)
+    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 900)
+    socket.setsockopt(zmq.IPV6, 1)
+    if server_key is not None:
+        if client_keys is None:
+            raise EndpointError("an encrypted endpoint needs one's own keys too: client_keys=PATH_OF_THE_SECRET_FILE")
+        pair = client_keys if isinstance(client_keys, KeyPair) else read_keys(client_keys)
+        socket.setsockopt(zmq.CURVE_SERVERKEY, as_public(server_key))
+        socket.setsockopt(zmq.CURVE_PUBLICKEY, pair.public)
+        socket.setsockopt(zmq.CURVE_SECRETKEY, pair.secret)
+    for prefix in prefixes:
+        socket.setsockopt_string(zmq.SUBSCRIBE, prefix)

@@ -1,0 +1,98 @@
+"""What a launch file may say. Everything has a default except where the frames come from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+
+from perception.errors import ConfigError
+from perception.strict_toml import check, read_tables
+
+VERSION = 1
+Count = Annotated[int, msgspec.Meta(ge=0, le=64)]
+Name = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+
+
+class SourceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where the frames come from; `perception doctor` lists the forms a URL can take."""
+
+    url: str = ""  # empty: the rendered drive
+    realtime: bool = True  # play a recorded drive at the pace it was recorded
+    loop: bool = False  # start a recorded drive anew when it ends
+    stall_s: Annotated[float, msgspec.Meta(gt=0, le=60)] = 1.0  # a live source silent for so long is opened again
+
+
+class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    path: str = "road"  # a shipped model's name, or an .onnx file with its card beside it
+    engine: Literal["auto", "onnxruntime", "openvino"] = "auto"
+    threads: Count = 0  # 0: all cores
+    network_every: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 1  # the network looks at every n-th frame
+
+
+class TrackingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    kind: Literal["iou"] = "iou"
+    least_iou: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.3
+    confirm_hits: Annotated[int, msgspec.Meta(ge=1, le=100)] = 3  # sightings until a track is confirmed
+    lost_for_s: Annotated[float, msgspec.Meta(ge=0, le=60)] = 0.35  # how long a lost thing may come back
+
+
+class CurveConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """CURVE encryption: `perception keys` makes the files."""
+
+    secret: str  # this node's secret key file, 0600
+    clients: str  # folder with the public key file of each client that may subscribe
+
+
+class PublishConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    endpoints: Annotated[tuple[str, ...], msgspec.Meta(min_length=1, max_length=8)] = ("tcp://127.0.0.1:5601",)
+    encoding: Literal["zstd", "lz4", "raw"] = "zstd"
+    insecure: bool = False  # allow tcp beyond this machine without CURVE
+    curve: CurveConfig | None = None
+
+
+class Launch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A launch file."""
+
+    version: Literal[1]
+    camera: Name = "front"
+    calibration: str = ""  # a TOML file in calibration/; empty: none
+    topics: Annotated[tuple[Name, ...], msgspec.Meta(min_length=1, max_length=64)] = ("road", "lane", "pedestrian")
+    groups: dict[Name, tuple[str, ...]] = {}  # further topics: name -> class names of the model
+    source: SourceConfig = SourceConfig()
+    model: ModelConfig = ModelConfig()
+    tracking: TrackingConfig = TrackingConfig()
+    publish: PublishConfig = PublishConfig()
+
+
+def read_launch(path: Path) -> Launch:
+    """Read and check a launch file; relative paths in it are taken from its own folder.
+
+    Raises:
+        ConfigError: one line with file, key path and what was expected.
+    """
+    tables = read_tables(path)
+    version = tables.get("version")
+    if version is None:
+        raise ConfigError(f"{path}: the first line must be version = {VERSION}")
+    if version != VERSION:
+        raise ConfigError(f"{path}: version {version!r} is not one this node reads; write version = {VERSION}")
+    return _beside(check(tables, Launch, str(path)), path.parent)
+
+
+def _beside(launch: Launch, folder: Path) -> Launch:
+    """The launch file with its relative file paths made to start in its folder."""
+
+    def locate(text: str) -> str:
+        return str(folder / text) if text and not Path(text).is_absolute() else text
+
+    replace = msgspec.structs.replace
+    launch = replace(launch, calibration=locate(launch.calibration))
+    if launch.model.path.endswith(".onnx"):
+        launch = replace(launch, model=replace(launch.model, path=locate(launch.model.path)))
+    if launch.publish.curve:
+        keys = launch.publish.curve
+        keys = replace(keys, secret=locate(keys.secret), clients=locate(keys.clients))
+        launch = replace(launch, publish=replace(launch.publish, curve=keys))
+    return launch

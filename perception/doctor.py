@@ -1,0 +1,129 @@
+"""What this machine can run, and the fix for each thing that is missing."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import shutil
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from perception.errors import PerceptionError
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the report."""
+
+    topic: str
+    level: str  # "ok" | "note": works without it | "wrong": the node can't run well
+    what: str
+    fix: str = ""
+
+
+def examine(port: int = 5601) -> Iterator[Finding]:
+    """All findings, in the order in which a newcomer needs them."""
+    yield from _machine()
+    yield from _packages()
+    yield from _engines()
+    yield from _gpu()
+    yield from _cameras()
+    yield from _port(port)
+
+
+def _machine() -> Iterator[Finding]:
+    cores = len(os.sched_getaffinity(0))
+    what = f"Python {platform.python_version()}, {platform.machine()}, {cores} cores"
+    if cores < 2:
+        yield Finding("machine", "note", what, "one core: expect half the frame rate; set model.network_every = 2")
+    else:
+        yield Finding("machine", "ok", what)
+    flags = _cpu_flags()
+    fast = [name for name in ("avx2", "avx512_vnni", "avx512_bf16", "amx_bf16", "asimd") if name in flags]
+    yield Finding("machine", "ok" if fast else "note", "vector units: " + (", ".join(fast) or "none known"))
+
+
+def _cpu_flags() -> set[str]:
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return set()
+    lines = [line for line in text.splitlines() if line.startswith(("flags", "Features"))]
+    return set(lines[0].partition(":")[2].split()) if lines else set()
+
+
+def _packages() -> Iterator[Finding]:
+    names = {d.metadata["Name"].lower() for d in importlib.metadata.distributions() if d.metadata["Name"]}
+    if {"opencv-python", "opencv-python-headless"} <= names:
+        fix = "pip uninstall -y opencv-python opencv-python-headless && pip install opencv-python-headless"
+        yield Finding("packages", "wrong", "two OpenCV packages are installed and overwrite each other", fix)
+    try:
+        import cv2
+    except ImportError as error:
+        yield Finding("packages", "wrong", f"OpenCV does not import: {error}", "pip install opencv-python-headless")
+    else:
+        yield Finding("packages", "ok", f"OpenCV {cv2.__version__}")
+
+
+def _engines() -> Iterator[Finding]:
+    from perception.engines import open_engine
+    from perception.models.card import find, shipped
+
+    if not shipped():
+        yield Finding("engines", "wrong", "no model came with the package", "install it again from a full checkout")
+        return
+    graph = find("").graph
+    for name in ("onnxruntime", "openvino"):
+        if importlib.util.find_spec(name) is None:
+            yield Finding("engines", "note", f"{name} is not installed", f"pip install 'perception-node[{name}]'")
+            continue
+        try:
+            engine = open_engine(graph, name)
+        except PerceptionError as error:
+            yield Finding("engines", "wrong", str(error), f"pip install --force-reinstall {name}")
+        else:
+            yield Finding("engines", "ok", f"{engine.name} {importlib.metadata.version(name)} runs {graph.stem}")
+
+
+def _gpu() -> Iterator[Finding]:
+    driver = Path("/proc/driver/nvidia/version")
+    if driver.exists():
+        yield Finding("gpu", "ok", driver.read_text().splitlines()[0].strip())
+        return
+    yield Finding("gpu", "note", "no NVIDIA driver: the network runs on the CPU")
+
+
+def _cameras() -> Iterator[Finding]:
+    devices = sorted(Path("/dev").glob("video*"))
+    for device in devices:
+        if os.access(device, os.R_OK | os.W_OK):
+            yield Finding("cameras", "ok", f'{device}: url = "camera:{device.name.removeprefix("video")}"')
+        else:
+            yield Finding(
+                "cameras", "wrong", f"{device}: not allowed to open it", "sudo usermod -aG video $USER, log in again"
+            )
+    if not devices:
+        yield Finding("cameras", "note", "no /dev/video*: use a file, a stream, or plug a camera in")
+    if shutil.which("gst-launch-1.0"):
+        yield Finding("cameras", "ok", "GStreamer: gst: sources work")
+    else:
+        yield Finding("cameras", "note", "no gst-launch-1.0: gst: sources need it", "apt install gstreamer1.0-tools")
+
+
+def _port(port: int) -> Iterator[Finding]:
+    with socket.socket() as s:
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            s.bind(("127.0.0.1", port))
+        except OSError:
+            from perception.sinks.endpoints import owner_of_port
+
+            owner = owner_of_port(port)
+            fix = "stop it, or choose another publish.endpoints"
+            yield Finding("ports", "wrong", f"port {port} is in use{f' by {owner}' if owner else ''}", fix)
+        else:
+            yield Finding("ports", "ok", f"port {port} is free")

@@ -1,0 +1,27 @@
+"""The errors that a user can meet. Each message is one line: the value, the rule and the fix."""
+
+from __future__ import annotations
+
+
+class PerceptionError(Exception):
+    """Base of every error that this package raises on purpose; the command line prints it and exits with 2."""
+
+
+class ConfigError(PerceptionError):
+    """A launch file, card or calibration file says something that it may not say."""
+
+
+class SourceError(PerceptionError):
+    """A source of frames can't be opened or read, or ended in a way that it should not."""
+
+
+class ModelError(PerceptionError):
+    """A model file, its card or its engine does not work, or the two contradict each other."""
+
+
+class WireError(PerceptionError):
+    """Bytes that are not a message of this protocol, or not one of a version that we read."""
+
+
+class EndpointError(PerceptionError):
+    """An endpoint can't be bound or connected: taken by another node, not allowed, or malformed."""

@@ -1,0 +1,52 @@
+"""Semantic segmentation metrics from one confusion matrix over the whole set (the Cityscapes definition)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+IGNORE = 255
+
+
+@dataclass
+class Confusion:
+    """Pixel counts, rows truth and columns prediction; the last column counts predictions outside the classes.
+
+    A prediction of IGNORE on a labelled pixel is a miss, never skipped.
+    """
+
+    classes: int
+
+    def __post_init__(self) -> None:
+        self.counts = np.zeros((self.classes, self.classes + 1), np.int64)
+
+    def add(self, truth: NDArray[np.uint8], predicted: NDArray[np.uint8]) -> None:
+        """Count one image: (h, w) label maps of equal shape; truth IGNORE is left out."""
+        keep = truth != IGNORE
+        t = truth[keep].astype(np.int64)
+        p = np.minimum(predicted[keep].astype(np.int64), self.classes)
+        n = self.classes + 1
+        self.counts += np.bincount(t * n + p, minlength=self.classes * n).reshape(self.classes, n)
+
+    def iou(self) -> NDArray[np.float64]:
+        """Per class TP / (TP + FP + FN); NaN for a class in neither truth nor prediction."""
+        tp = np.diag(self.counts[:, : self.classes]).astype(np.float64)
+        union = self.counts.sum(1) + self.counts[:, : self.classes].sum(0) - tp
+        return np.where(union > 0, tp / np.maximum(union, 1), np.nan)
+
+    def mean_iou(self) -> float:
+        return float(np.nanmean(self.iou()))
+
+    def pixel_accuracy(self) -> float:
+        return float(np.trace(self.counts[:, : self.classes]) / max(1, self.counts.sum()))
+
+    def merged(self, into: NDArray[np.int64]) -> Confusion:
+        """The matrix after mapping class i to `into[i]`, for scoring fine classes with a coarser list."""
+        out = Confusion(int(into.max()) + 1)
+        columns = np.append(into, out.classes)
+        rows = np.zeros((out.classes, self.classes + 1), np.int64)
+        np.add.at(rows, into, self.counts)
+        np.add.at(out.counts.T, columns, rows.T)
+        return out

@@ -1,0 +1,129 @@
+"""A model is a graph and a card: `name.onnx` beside `name.toml`. The card says what the graph does not."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+
+from perception.errors import ModelError
+from perception.labels import ClassTable
+from perception.strict_toml import read_toml
+
+Positive = Annotated[int, msgspec.Meta(ge=1, le=16384)]
+Three = tuple[float, float, float]
+
+
+class Input(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the graph wants to see. A pixel p of 0..255 becomes (p * scale - mean) / std, per channel."""
+
+    width: Positive
+    height: Positive
+    name: str = "image"
+    layout: Literal["NHWC", "NCHW"] = "NCHW"
+    colour: Literal["RGB", "BGR"] = "RGB"
+    scale: float = 1 / 255
+    mean: Three = (0.0, 0.0, 0.0)
+    std: Three = (1.0, 1.0, 1.0)
+
+
+class Output(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the graph gives: class indices, or one score map a class (any size; the node takes the argmax)."""
+
+    name: str
+    form: Literal["labels", "logits"] = "logits"
+    confidence: str = ""  # name of an output with the winning class's probability, where the graph has one
+
+
+class ModelClass(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    name: Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
+    thing: bool = False
+    min_area: Annotated[int, msgspec.Meta(ge=0)] = 40  # smaller segments of a thing are noise [px at 640x360]
+
+
+class Card(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Everything the node must know of a model; `perception models` prints it."""
+
+    card: Literal[1]
+    kind: Literal["semantic"]
+    input: Input
+    output: Output
+    classes: Annotated[tuple[ModelClass, ...], msgspec.Meta(min_length=1, max_length=250)]
+    topics: dict[str, tuple[str, ...]] = {}
+    description: str = ""
+    sha256: str = ""  # of the graph; checked at load where given: damaged graphs can load silently
+    data: str = ""  # what it was trained on
+    licence: str = ""
+    figures: dict[str, str] = {}
+
+    def class_table(self) -> ClassTable:
+        things = frozenset(c.name for c in self.classes if c.thing)
+        return ClassTable(tuple(c.name for c in self.classes), things, self.topics)
+
+    def facts(self, files: ModelFiles) -> dict[str, str]:
+        """The card as lines for people."""
+        i = self.input
+        lines = {"model": f"{files.name} ({files.graph}, {files.graph.stat().st_size / 1e6:.1f} MB)"}
+        lines |= {"": self.description} if self.description else {}
+        lines |= {"identity": files.identity, "kind": self.kind}
+        lines |= {"input": f"{i.width}x{i.height} {i.colour} {i.layout}"}
+        lines |= {"things": ", ".join(c.name for c in self.classes if c.thing) or "none"}
+        lines |= {"stuff": ", ".join(c.name for c in self.classes if not c.thing) or "none"}
+        lines |= {f"topic {name}": ", ".join(classes) for name, classes in self.topics.items()}
+        lines |= {"data": self.data or "not said", "licence": self.licence or "not said"}
+        return lines | dict(self.figures)
+
+
+class ModelFiles(msgspec.Struct, frozen=True):
+    """A graph on disk with its checked card and its content hash."""
+
+    graph: Path
+    card: Card
+    sha256: str  # of the graph, hexadecimal
+
+    @property
+    def name(self) -> str:
+        return self.graph.stem
+
+    @property
+    def identity(self) -> str:
+        """First 16 hex digits over graph and card: what the wire calls the model."""
+        text = self.sha256 + repr(msgspec.json.encode(self.card, order="deterministic"))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+WEIGHTS = Path(__file__).parent.parent / "weights"
+DEFAULT_MODEL = "road"
+
+
+def shipped() -> list[str]:
+    """Names of the models that come with the package."""
+    return sorted(p.stem for p in WEIGHTS.glob("*.toml") if p.with_suffix(".onnx").exists())
+
+
+def find(model: str) -> ModelFiles:
+    """A shipped model by name, or a graph by path with its card beside it.
+
+    Raises:
+        ModelError: no such model, no card, a card with a mistake, or a graph that is not the card's.
+    """
+    graph = WEIGHTS / f"{model or DEFAULT_MODEL}.onnx"
+    if not graph.exists():
+        graph = Path(model)
+    if graph.suffix in {".pt", ".pth", ".pkl", ".pickle"}:
+        raise ModelError(f"{graph}: pickled weights are never loaded; export the model to ONNX")
+    if not graph.is_file():
+        raise ModelError(f"{model}: no such file, and no shipped model of that name ({', '.join(shipped())})")
+    card_path = graph.with_suffix(".toml")
+    if not card_path.is_file():
+        raise ModelError(f"{graph}: its card {card_path.name} is missing; docs/models.md shows the ten lines it needs")
+    card = read_toml(card_path, Card)
+    card.class_table()
+    sha256 = hashlib.sha256(graph.read_bytes()).hexdigest()
+    if card.sha256 and card.sha256 != sha256:
+        raise ModelError(
+            f"{graph}: not what {card_path.name} describes: sha256 {sha256[:16]}..., not {card.sha256[:16]}..."
+        )
+    return ModelFiles(graph, card, sha256)

@@ -1,0 +1,150 @@
+"""The loop: frames from the source through the pipeline to the sinks, with a heartbeat beside it."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from perception.errors import PerceptionError
+from perception.health import HealthReport, Published, Pulse
+from perception.pipeline import Pipeline
+from perception.protocols import Sink, Source
+from perception.sinks.publisher import Publisher
+from perception.stopwatch import Stopwatch
+from perception.supervision import notify
+from perception.types import Frame, Scene
+
+log = logging.getLogger(__name__)
+
+SERVICE_S = 0.02  # how soon a late joiner gets the last masks
+BEAT_S = 0.1  # health ten times a second
+HUNG_S = 1.0  # the watchdog is not fed while a frame has been in the pipeline for longer
+GIVE_UP_S = 5.0  # of nothing but failures: then the process ends and its supervisor starts it anew
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What a run did."""
+
+    frames: int
+    failed: int
+    seconds: float
+    reason: str
+
+
+class Node:
+    """One camera's node. `run` blocks until the source ends or `stop` is called.
+
+    Args:
+        source: frames.
+        pipeline: frame to scene.
+        publisher: where the masks go; also owns the health topic.
+        report: makes the health messages, shares `pulse` with this loop.
+        sinks: further takers of every scene (recorder, overlay).
+        on_scene: called after each scene, for a progress display.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        pipeline: Pipeline,
+        publisher: Publisher,
+        report: HealthReport,
+        sinks: Sequence[Sink] = (),
+        on_scene: Callable[[Scene], None] | None = None,
+    ) -> None:
+        self.source, self.pipeline, self.publisher = source, pipeline, publisher
+        self.report, self.sinks, self._on_scene = report, sinks, on_scene
+        self.pulse: Pulse = report.pulse
+        self._time: Stopwatch = pipeline.stopwatch
+        self._failing_since: float | None = None
+        self._failed = 0
+        self._ended = threading.Event()
+        self._is_drive = source.info().clock == "drive"
+
+    def run(self) -> Summary:
+        """Raises PerceptionError when the source ends in an error or every frame fails for five seconds."""
+        start = time.monotonic()
+        beat = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+        beat.start()
+        try:
+            for frame in self.source:
+                self._take(frame)
+        finally:
+            self.pulse.stopping = self.pulse.stopping or "the source ended"
+            self._ended.set()
+            beat.join()
+        return Summary(self.pulse.frames, self._failed, time.monotonic() - start, self.pulse.stopping)
+
+    def stop(self, reason: str) -> None:
+        """End the run after the frame in work; callable from a signal handler."""
+        self.pulse.stopping = reason
+        self.source.close()
+
+    def close(self) -> None:
+        """Say goodbye on the health topic and let everything go. Twice is fine."""
+        self.source.close()
+        notify("STOPPING=1")
+        self.publisher.close()
+        for sink in self.sinks:
+            sink.close()
+        self.pipeline.close()
+
+    def _take(self, frame: Frame) -> None:
+        taken_ns = time.monotonic_ns()
+        captured_ns = taken_ns if self._is_drive else frame.stamp_ns
+        self.pulse.took(frame.seq, captured_ns, taken_ns - frame.stamp_ns if self._is_drive else None)
+        try:
+            scene = self.pipeline.step(frame)
+        except PerceptionError as error:
+            self._fail(frame, str(error))
+            return
+        self._failing_since = None
+        self._publish(frame, scene)
+        self._time.add("capture to sent", (time.monotonic_ns() - captured_ns) / 1e6)
+        self.pulse.sent()
+        if self.pulse.frames == 1:
+            notify("READY=1")
+        if self._on_scene:
+            self._on_scene(scene)
+
+    def _publish(self, frame: Frame, scene: Scene) -> None:
+        encoder = self.publisher.encoder
+        with self._time("encode"):
+            messages = encoder.encode(scene)
+            if self.publisher.is_wanted(encoder.topic("image")):
+                messages.append(encoder.encode_image(frame, scene))
+        with self._time("send"):
+            self.publisher.send_messages(messages, str(scene.validity))
+        for sink in self.sinks:
+            sink.send(frame, scene)
+
+    def _fail(self, frame: Frame, reason: str) -> None:
+        """One frame lost is said and survived; seconds of nothing but failures end the process."""
+        self.pulse.failed(reason)
+        self._failed += 1
+        now = time.monotonic()
+        if self._failing_since is None:
+            self._failing_since = now
+            log.warning("frame %d failed: %s", frame.seq, reason)
+        elif now - self._failing_since > GIVE_UP_S:
+            raise PerceptionError(f"every frame has failed for {GIVE_UP_S:.0f} s: {reason}")
+
+    def _beat(self) -> None:
+        next_beat = time.monotonic()
+        while not self._ended.wait(SERVICE_S):
+            self.publisher.service()
+            if time.monotonic() >= next_beat:
+                next_beat = time.monotonic() + BEAT_S
+                self._say()
+                if self.pulse.frames and self.pulse.busy_s() < HUNG_S:
+                    notify("WATCHDOG=1")
+        self._say()
+
+    def _say(self) -> None:
+        stats = self.publisher.stats()
+        published = Published(stats.published, stats.validity, stats.subscribers, stats.rejected, stats.send_failures)
+        self.publisher.send_health(self.report.make(self.source.status(), published))

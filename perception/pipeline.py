@@ -1,0 +1,34 @@
+"""One frame in, one scene out. No threads, no clock, no randomness."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from perception.protocols import Model, Propagator
+from perception.stopwatch import Stopwatch
+from perception.types import Frame, Scene
+
+
+@dataclass
+class Pipeline:
+    """The network says what is there on every n-th frame; the propagator says which one it is on all.
+
+    Args:
+        network_every: the network looks at frames 0, n, 2n, ... [frames].
+    """
+
+    model: Model
+    propagator: Propagator
+    network_every: int = 1
+    stopwatch: Stopwatch = field(default_factory=Stopwatch)
+    _count: int = 0
+
+    def step(self, frame: Frame) -> Scene:
+        looks = self._count % self.network_every == 0
+        self._count += 1
+        seen = self.model(frame.image) if looks else None
+        with self.stopwatch("association"):
+            return self.propagator.step(frame, seen)
+
+    def close(self) -> None:
+        self.model.close()

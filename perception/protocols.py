@@ -1,0 +1,91 @@
+"""The five seams. Implementations inherit nothing; one `match` in `build.py` chooses among them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from perception.types import Frame, Panoptic, Scene
+
+
+@dataclass(frozen=True, slots=True)
+class SourceStatus:
+    """What a source says of itself, at any time and from any thread."""
+
+    state: str  # "starting" | "running" | "stalled" | "reopening" | "ended"
+    reason: str  # empty while running
+    captured: int  # frames read from the device
+    dropped: int  # frames replaced by a newer one before the pipeline took them
+    broken: int  # frames that could not be used (undecodable, another size)
+    reopened: int  # how often the device was opened again
+
+
+@dataclass(frozen=True, slots=True)
+class SourceInfo:
+    """What is known of a source once it is open."""
+
+    width: int  # [px]
+    height: int  # [px]
+    fps: float  # nominal; 0 when unknown
+    clock: str  # "drive" (stamps count from the drive's start) or the boot id that owns the monotonic clock
+    identity: str  # content hash of a drive, "" for a live source: what makes two replays the same run
+
+
+class Source(Protocol):
+    """Frames in capture order. A live source skips stale frames, a drive never does."""
+
+    def __iter__(self) -> Iterator[Frame]: ...
+    def info(self) -> SourceInfo: ...
+    def status(self) -> SourceStatus: ...
+    def close(self) -> None:
+        """End the iteration soon, also from another thread or a signal handler. Twice is fine."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    name: str
+    shape: tuple[int | None, ...]  # None where the graph leaves it open
+    dtype: str  # numpy's name: "uint8", "float32", ...
+
+
+class Engine(Protocol):
+    """Runs one graph: named arrays in, named arrays out. Outputs are valid until the next call."""
+
+    name: str  # "onnxruntime", "openvino", ...: said in health
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+    def __call__(self, arrays: Mapping[str, NDArray]) -> dict[str, NDArray]: ...
+    def close(self) -> None: ...
+
+
+class Model(Protocol):
+    """One image to what the network saw in it."""
+
+    mask_size: tuple[int, int]  # width, height [px]
+
+    def __call__(self, image: NDArray[np.uint8]) -> Panoptic: ...
+    def close(self) -> None: ...
+
+
+class Propagator(Protocol):
+    """Decides which one it is: carries masks and ids from frame to frame."""
+
+    def step(self, frame: Frame, seen: Panoptic | None) -> Scene:
+        """`seen` is None on frames that the network did not look at."""
+        ...
+
+    def reset(self) -> None:
+        """Forget the tracks, but never reuse their ids."""
+        ...
+
+
+class Sink(Protocol):
+    def send(self, frame: Frame, scene: Scene) -> None: ...
+    def close(self) -> None: ...

@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from perception.config import Launch, ModelConfig, PublishConfig, SourceConfig
+from tests.fakes import tiny_model
+
+
+@pytest.fixture
+def picture_drive(tmp_path: Path) -> Path:
+    """Twenty small pictures: a blue thing walks over green ground."""
+    folder = tmp_path / "drive"
+    folder.mkdir()
+    for i in range(20):
+        image = np.zeros((32, 64, 3), np.uint8)
+        image[..., 1] = 120
+        image[8:24, 4 + 2 * i : 16 + 2 * i] = (250, 0, 0)  # OpenCV writes BGR
+        cv2.imwrite(str(folder / f"{i:03d}.png"), image)
+    return folder
+
+
+@pytest.fixture
+def launch(tmp_path: Path, picture_drive: Path) -> Launch:
+    """The picture drive through a tiny network, as fast as possible, on a socket of its own."""
+    model = tiny_model(tmp_path, form="labels")
+    endpoint = f"ipc://{tmp_path}/socket/front"
+    return Launch(
+        version=1,
+        source=SourceConfig(url=str(picture_drive), realtime=False),
+        model=ModelConfig(path=str(model), engine="onnxruntime", threads=1),
+        publish=PublishConfig(endpoints=(endpoint,)),
+    )

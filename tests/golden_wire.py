@@ -1,0 +1,125 @@
+"""Write the golden messages and their readable twins: `python tests/golden_wire.py`, then review the diff.
+
+Only the raw ones are compared byte for byte: compressed bytes may differ between versions of a compressor.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from perception import wire
+
+HERE = Path(__file__).parent / "golden" / "wire"
+RUN = "0b6f2c1e-5d0a-4f6e-9d57-3f0c5a1e7b42"
+CLASSES = ("sky", "building", "pole", "road", "lane marking", "sidewalk", "pedestrian")
+TRACKS = (
+    wire.TrackRow(7, "pedestrian", "confirmed", 0.875, (2, 1, 5, 4), 1_000_000_000, 1_500_000_000),
+    wire.TrackRow(300, "pedestrian", "tentative", 0.5, (12, 0, 19, 3), 1_466_666_667, 1_500_000_000),
+)
+EVENT = wire.EventRow(300, "pedestrian", "tentative", "first seen", 1_466_666_667)
+
+
+def header(**more: Any) -> wire.Header:
+    plain: dict[str, Any] = {
+        "run": RUN,
+        "camera": "front",
+        "clock": "drive",
+        "frame_width": 190,
+        "frame_height": 50,
+        "roi": (0, 0, 190, 50),
+        "validity": "observed",
+        "model": "00112233445566ff",
+    }
+    return wire.Header(**{**plain, **more})
+
+
+def road() -> np.ndarray:
+    """A 19x5 trapezium: a width that is no multiple of eight, so that the padding of rows shows."""
+    y, x = np.mgrid[:5, :19]
+    return np.abs(x - 9) <= 2 * y
+
+
+def positions() -> np.ndarray:
+    mask = np.zeros((5, 19), np.uint16)
+    mask[1:4, 2:5] = 1
+    mask[0:3, 12:19] = 2
+    return mask
+
+
+def labels() -> np.ndarray:
+    mask = np.where(road(), 3, 0).astype(np.uint8)
+    mask[positions() > 0] = 6
+    mask[4, 0] = 255
+    return mask
+
+
+HEALTH = wire.Health(
+    run=RUN,
+    seq=41,
+    monotonic_ns=5_000_000_000,
+    boot_id="6c1d7f0e-2f57-4a2e-8a3e-0d6f1b9f7a11",
+    clock="drive",
+    wall_offset_ns=1_700_000_000_000_000_000,
+    drive_offset_ns=3_400_000_000,
+    state="running",
+    source=wire.SourceRow("running", "", 46, 1, 0, 0),
+    rate_hz=29.97,
+    last_frame_seq=45,
+    last_frame_age_ms=12.5,
+    published={"front/road": 45},
+    validity={"front/road": "observed"},
+    engine="onnxruntime",
+    model="fast",
+    stages={"network": wire.StageRow(14.5, 20.25)},
+    subscribers=2,
+)
+
+
+def messages() -> dict[str, bytes]:
+    """Every golden message by its name."""
+    at: dict[str, Any] = {"seq": 41, "frame_seq": 45, "stamp_ns": 1_500_000_000}
+    kinds = {
+        "bits": ("front/road", header(classes=("road", "lane marking")), wire.Kind.BITS, road()),
+        "positions": (
+            "front/pedestrian",
+            header(classes=("pedestrian",), tracks=TRACKS),
+            wire.Kind.POSITIONS,
+            positions(),
+        ),
+        "labels": ("front/panoptic", header(classes=CLASSES), wire.Kind.LABELS, labels()),
+    }
+    found = {
+        f"{name}-{encoding}": wire.encode(*parts, **at, encoding=encoding)
+        for name, parts in kinds.items()
+        for encoding in wire.ENCODINGS
+    }
+    told = header(classes=("pedestrian",), tracks=TRACKS, events=(EVENT,), validity="degraded", reason="dark image")
+    found["tracks-raw"] = wire.encode("front/tracks", told, wire.Kind.TRACKS, None, **at, size=(19, 5))
+    found["health-raw"] = wire.encode("front/health", header(), wire.Kind.HEALTH, HEALTH, **at)
+    return found
+
+
+def twin(data: bytes) -> str:
+    """What a message says, for people: JSON, the pixels as rows of numbers."""
+    message = wire.decode(data)
+    fixed = {name: getattr(message, name) for name in ("topic", "seq", "frame_seq", "stamp_ns", "width", "height")}
+    fixed |= {"kind": message.kind.name, "encoding": message.encoding, "bytes": len(data)}
+    found: dict[str, Any] = {"fixed": fixed, "header": msgspec.to_builtins(message.header)}
+    if message.kind is wire.Kind.HEALTH:
+        found["health"] = msgspec.to_builtins(message.health())
+    elif message.raw_size:
+        found["pixels"] = [" ".join(str(int(value)) for value in row) for row in message.mask()]
+    if message.encoding == "raw":
+        found["hex"] = data.hex(" ", 1)
+    return json.dumps(found, indent=1) + "\n"
+
+
+if __name__ == "__main__":
+    for name, data in messages().items():
+        (HERE / f"{name}.bin").write_bytes(data)
+        (HERE / f"{name}.json").write_text(twin(data))

@@ -1,0 +1,83 @@
+"""The layer table of the architecture: who may import whom. A new arrow is a reviewed change to this table."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent / "perception"
+
+NOUNS = {"types", "labels", "protocols", "errors", "strict_toml", "stopwatch", "clock", "opencv"}
+ALLOWED: dict[str, set[str]] = {
+    "types": set(),
+    "errors": set(),
+    "clock": set(),
+    "opencv": set(),
+    "stopwatch": set(),
+    "supervision": set(),
+    "labels": {"errors"},
+    "protocols": {"types"},
+    "strict_toml": {"errors"},
+    "config": {"errors", "strict_toml"},
+    "geometry": NOUNS,
+    "wire": {"types", "errors"},
+    "keys": {"errors"},
+    "client": {"types", "errors", "wire", "keys", "clock"},
+    "drives": NOUNS | {"geometry", "wire"},
+    "sources": NOUNS | {"drives"},
+    "engines": NOUNS,
+    "models": NOUNS | {"engines"},
+    "propagation": NOUNS,
+    "sinks": NOUNS | {"wire", "drives", "keys"},
+    "health": NOUNS | {"wire"},
+    "pipeline": NOUNS,
+    "node": NOUNS | {"health", "pipeline", "sinks", "supervision"},
+    "watch": NOUNS | {"client", "wire", "sinks"},
+}
+EVERYTHING = {*ALLOWED, "build", "runner", "display", "doctor", "bench", "evaluation", "training", "cli"}
+ALLOWED["build"] = EVERYTHING - {"runner", "display", "doctor", "bench", "evaluation", "training", "cli"}
+ALLOWED["runner"] = ALLOWED["display"] = ALLOWED["doctor"] = ALLOWED["build"] | {"build"}
+ALLOWED["bench"] = ALLOWED["build"] | {"build"}
+ALLOWED["evaluation"] = ALLOWED["build"] | {"build"}
+ALLOWED["training"] = ALLOWED["evaluation"] | {"evaluation"}
+ALLOWED["cli"] = EVERYTHING
+THIRD_PARTY = {
+    "torch": {"training"},
+    "openvino": {"engines"},
+    "onnxruntime": {"engines"},
+    "zmq": {"sinks", "client", "keys", "watch"},
+}
+THIRD_PARTY |= {"av": {"sources"}, "typer": {"cli"}}
+
+
+def imports_of(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module} if node.module != "perception" else {f"perception.{a.name}" for a in node.names}
+    return found
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+FILES = sorted(p for p in ROOT.rglob("*.py") if p != ROOT / "__init__.py")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_point_up_the_table(path):
+    room = room_of(path)
+    assert room in ALLOWED, f"{room} is not in the layer table"
+    own = {name.split(".")[1] for name in imports_of(path) if name.startswith("perception.")}
+    assert own - {room, "__version__"} <= ALLOWED[room]
+
+
+@pytest.mark.parametrize("package", THIRD_PARTY)
+def test_a_heavy_package_stays_in_its_rooms(package):
+    users = {room_of(p) for p in FILES if any(n.split(".")[0] == package for n in imports_of(p))}
+    assert users <= THIRD_PARTY[package]
