@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import pickle
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -50,7 +51,7 @@ def load_network(checkpoint: Path) -> DeepLabV3Plus:
         recipe = Recipe(**state["recipe"])
         net = DeepLabV3Plus(len(CLASSES), recipe.width, recipe.output_stride, recipe.last_stage)
         net.load_state_dict(state["averaged"])
-    except (OSError, RuntimeError, KeyError, TypeError, ValueError) as error:
+    except (OSError, RuntimeError, KeyError, TypeError, ValueError, EOFError, pickle.UnpicklingError) as error:
         raise ModelError(f"{checkpoint}: not a checkpoint of perception train: {str(error).splitlines()[0]}") from None
     return net.eval()
 

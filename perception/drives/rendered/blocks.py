@@ -73,7 +73,7 @@ def build_block(style: Style, seed: int, index: int, lengths: tuple[float, ...],
             _parked(block, style, rng, side, new_id)
         _walkers(block, style, rng, side, new_id)
     _crossers(block, style, rng, new_id)
-    if rng.random() < 0.45:
+    for _ in range(rng.poisson(2.2)):
         _riders(block, style, rng, new_id)
     return block
 
@@ -198,5 +198,5 @@ def _riders(block: Block, style: Style, rng: np.random.Generator, new_id: Callab
     side = int(rng.choice([-1, 1]))
     d = side * (style.lanes * style.lane_m - 0.4)
     speed = float(rng.uniform(3.5, 5.5)) * (1 if side == style.side else -1)
-    s = block.start + float(rng.uniform(20, 100))
+    s = block.start + float(rng.uniform(0, PERIOD_M))
     block.walkers.append(Walker(new_id(), int(rng.integers(0, PEOPLE)), "ride", s, d, speed))
