@@ -109,7 +109,7 @@ def build_node(launch: Launch, sinks: Sequence[Sink] = (), on_scene: Callable[[S
 
 
 def build_source(launch: Launch) -> Source:
-    timing = LiveTiming(stall_s=launch.source.stall_s)
+    timing = LiveTiming(stall_s=launch.source.stall_s, timeout_s=launch.source.reopen_s)
     return open_source(
         launch.source.url,
         camera=launch.camera,

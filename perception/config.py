@@ -21,7 +21,8 @@ class SourceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     url: str = ""  # empty: the rendered drive
     realtime: bool = True  # play a recorded drive at the pace it was recorded
     loop: bool = False  # start a recorded drive anew when it ends
-    stall_s: Annotated[float, msgspec.Meta(gt=0, le=60)] = 1.0  # a live source silent for so long is opened again
+    stall_s: Annotated[float, msgspec.Meta(gt=0, le=60)] = 0.15  # silence of a live source that health calls no_input
+    reopen_s: Annotated[float, msgspec.Meta(gt=0, le=600)] = 2.0  # silence after which it is opened again
 
 
 class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

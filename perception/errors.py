@@ -4,7 +4,9 @@ from __future__ import annotations
 
 
 class PerceptionError(Exception):
-    """Base of every error that this package raises on purpose; the command line prints it and exits with 2."""
+    """Base of every error that this package raises on purpose; the command line prints it and exits with its code."""
+
+    exit_code = 2  # something that the user can mend; a supervisor need not try again
 
 
 class ConfigError(PerceptionError):
@@ -17,6 +19,12 @@ class SourceError(PerceptionError):
 
 class ModelError(PerceptionError):
     """A model file, its card or its engine does not work, or the two contradict each other."""
+
+
+class NodeFailure(PerceptionError):
+    """A running node can't go on; starting it anew may help, so a supervisor should."""
+
+    exit_code = 1
 
 
 class WireError(PerceptionError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import deque
@@ -12,7 +13,10 @@ from perception.protocols import SourceStatus
 from perception.stopwatch import Stopwatch, percentile
 from perception.wire import Health, SourceRow, StageRow
 
+log = logging.getLogger(__name__)
+
 STUCK_S = 0.2  # a step that takes longer than a few frame periods is said on the health topic
+WALL_JUMP_S = 0.5  # a larger step of the wall clock is logged
 RATE_OVER = 60  # frames over which the rate is taken
 
 
@@ -119,19 +123,21 @@ class HealthReport:
     pulse: Pulse
     stopwatch: Stopwatch
     _seq: int = 0
+    _wall_offset_ns: int = 0
 
     def make(self, source: SourceStatus, published: Published) -> Health:
         state, reason = state_of(self.pulse, source)
         now = time.monotonic_ns()
         age = self.pulse.age_ms()
         self._seq += 1
+        self._note_wall_clock(time.time_ns() - now)
         return Health(
             run=self.run,
             seq=self._seq,
             monotonic_ns=now,
             boot_id=self.boot_id,
             clock=self.clock,
-            wall_offset_ns=time.time_ns() - now,
+            wall_offset_ns=self._wall_offset_ns,
             drive_offset_ns=self.pulse.drive_offset_ns,
             state=state,
             reason=reason,
@@ -148,3 +154,10 @@ class HealthReport:
             rejected=published.rejected,
             send_failures=published.send_failures,
         )
+
+    def _note_wall_clock(self, offset_ns: int) -> None:
+        """Ages and rates never use the wall clock; who reads our log should know that it jumped all the same."""
+        jump_s = (offset_ns - self._wall_offset_ns) / 1e9
+        if self._wall_offset_ns and abs(jump_s) > WALL_JUMP_S:
+            log.warning("the wall clock was set by %+.1f s", jump_s)
+        self._wall_offset_ns = offset_ns

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from perception.errors import PerceptionError
+from perception.errors import NodeFailure, PerceptionError
 from perception.health import HealthReport, Published, Pulse
 from perception.pipeline import Pipeline
 from perception.protocols import Sink, Source
@@ -66,7 +66,7 @@ class Node:
         self._is_drive = source.info().clock == "drive"
 
     def run(self) -> Summary:
-        """Raises PerceptionError when the source ends in an error or every frame fails for five seconds."""
+        """Raises PerceptionError when the source ends in an error, NodeFailure when all frames fail for five seconds."""
         start = time.monotonic()
         beat = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
         beat.start()
@@ -131,7 +131,7 @@ class Node:
             self._failing_since = now
             log.warning("frame %d failed: %s", frame.seq, reason)
         elif now - self._failing_since > GIVE_UP_S:
-            raise PerceptionError(f"every frame has failed for {GIVE_UP_S:.0f} s: {reason}")
+            raise NodeFailure(f"every frame has failed for {GIVE_UP_S:.0f} s: {reason}")
 
     def _beat(self) -> None:
         next_beat = time.monotonic()

@@ -109,14 +109,14 @@ def test_between_key_frames_masks_are_marked_as_propagated(launch):
 
 
 def test_health_says_no_input_while_the_camera_gives_nothing(launch):
-    node = build_node(with_source(launch, "exec:sleep 60", stall_s=0.2))
+    node = build_node(with_source(launch, "exec:sleep 60", stall_s=0.1))
     with running(node):
         got = healths(node.publisher.endpoints[0], lambda h: h.state == "no_input")
     assert got[-1].reason
 
 
 def test_health_comes_ten_times_a_second_without_any_frame(launch):
-    node = build_node(with_source(launch, "exec:sleep 60", stall_s=0.2))
+    node = build_node(with_source(launch, "exec:sleep 60", stall_s=0.1))
     with running(node):
         start = time.monotonic()
         got = healths(node.publisher.endpoints[0], lambda h: h.seq >= 15)
@@ -245,3 +245,27 @@ def test_systemd_hears_ready_watchdog_and_stopping(launch, tmp_path: Path, monke
         while said[-1] != b"STOPPING=1":
             said.append(heard.recv(100))
     assert said[0] == b"READY=1"
+
+
+def test_with_curve_only_known_keys_get_masks_and_strangers_are_counted(launch, tmp_path):
+    from perception.config import CurveConfig
+    from perception.keys import make_keys
+
+    _, secret = make_keys(tmp_path / "keys", "server")
+    make_keys(tmp_path / "keys" / "clients", "planner")
+    make_keys(tmp_path / "keys", "stranger")
+    curve = CurveConfig(secret=str(secret), clients=str(tmp_path / "keys" / "clients"))
+    publish = msgspec.structs.replace(launch.publish, endpoints=("tcp://127.0.0.1:*",), curve=curve)
+    source = SourceConfig(url=launch.source.url, loop=True)
+    node = build_node(msgspec.structs.replace(launch, publish=publish, source=source))
+
+    def client(name: str):
+        keys = {"server_key": tmp_path / "keys" / "server.public", "client_keys": tmp_path / "keys" / f"{name}.secret"}
+        return subscribe(node.publisher.endpoints[0], "front/road", timeout_s=5, **keys)
+
+    with running(node):
+        with client("clients/planner") as masks:
+            assert next(iter(masks)).topic == "front/road"
+        with client("stranger") as masks:
+            until(lambda: node.publisher.stats().rejected >= 1)
+            assert masks.counters.received == 0

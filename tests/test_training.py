@@ -60,7 +60,9 @@ def test_set_cross_entropy_asks_only_for_the_sum(logits_and_target):
     assert float(loss.detach()) == pytest.approx(-np.log(p).mean())
 
 
-@pytest.mark.parametrize("loss", [lambda z, t: dice_loss(z, t), lambda z, t: set_cross_entropy(z, t, torch.eye(4, dtype=torch.bool), 1.0)])
+@pytest.mark.parametrize(
+    "loss", [lambda z, t: dice_loss(z, t), lambda z, t: set_cross_entropy(z, t, torch.eye(4, dtype=torch.bool), 1.0)]
+)
 def test_gradients_agree_with_differences(logits_and_target, loss):
     logits, target = logits_and_target
     assert torch.autograd.gradcheck(lambda z: loss(z, target), (logits,))
@@ -72,7 +74,9 @@ def test_dice_of_a_sure_and_right_prediction_is_zero():
     assert float(dice_loss(sure, target)) == pytest.approx(0.0, abs=1e-6)
 
 
-@pytest.mark.parametrize("loss", [ohem_cross_entropy, dice_loss, lambda z, t: set_cross_entropy(z, t, torch.eye(3, dtype=torch.bool))])
+@pytest.mark.parametrize(
+    "loss", [ohem_cross_entropy, dice_loss, lambda z, t: set_cross_entropy(z, t, torch.eye(3, dtype=torch.bool))]
+)
 def test_an_image_without_labels_costs_nothing(loss):
     logits = torch.randn(1, 3, 4, 4, requires_grad=True)
     value = loss(logits, torch.full((1, 4, 4), 255))
@@ -171,7 +175,9 @@ def test_exact_meaning_is_exact(tmp_path):
 def trained(tmp_path, monkeypatch) -> tuple[Trainer, Path]:
     """A few steps on six small pictures."""
     monkeypatch.setitem(__import__("perception.training.train", fromlist=["SCALES"]).SCALES, "a", (0.8, 1.2))
-    recipe = Recipe(steps=8, warmup=1, counts={"a": 2}, crop=(64, 64), width=16, frozen=0, validate_every=100, bfloat16=False)
+    recipe = Recipe(
+        steps=8, warmup=1, counts={"a": 2}, crop=(64, 64), width=16, frozen=0, validate_every=100, bfloat16=False
+    )
     data = image_label_folder(folder(tmp_path / "a"), "a")
     trainer = Trainer(recipe, {"a": data}, tmp_path / "run")
     losses: list[float] = []

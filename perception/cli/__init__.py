@@ -46,7 +46,12 @@ def main() -> None:
         app(prog_name="perception")
     except PerceptionError as error:
         print(f"perception: {error}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(error.exit_code)
     except BrokenPipeError:  # `perception ... | head` has read enough
         sys.stderr.close()
         sys.exit(0)
+    except OSError as error:  # a path that can't be read or written; anything else is a bug and shows its traceback
+        if error.filename is None:
+            raise
+        print(f"perception: {error.filename}: {(error.strerror or '').lower()}", file=sys.stderr)
+        sys.exit(2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,8 @@ class OpenVinoEngine:
     """
 
     def __init__(self, graph: Path, threads: int = 0, precision: str = "auto") -> None:
+        # A vehicle's node tells nobody anything: without this, importing OpenVINO loads its telemetry sender.
+        sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
         try:
             import openvino
         except ImportError:

@@ -29,7 +29,7 @@ _EXIT_JOIN_S = 1.1
 class LiveTiming:
     """When a live source calls its device stalled, and how it opens it again."""
 
-    stall_s: float = 1.0  # no frame for so long: "stalled"
+    stall_s: float = 0.15  # no frame for so long, or for three periods of a slow camera: "stalled"
     timeout_s: float = 2.0  # no frame for so long: close and open again
     first_timeout_s: float = 5.0  # the same for the first frame after opening: cameras warm up
     first_backoff_s: float = 0.2
@@ -82,7 +82,11 @@ class LiveSource:
         """What is so at this moment, also while the capture thread is blocked inside a driver."""
         state, reason = ("ended", "closed") if self._stop.is_set else (self._state, self._reason)
         silent_s = (time.monotonic_ns() - self._heard_ns) / 1e9
-        if state in ("starting", "running") and silent_s > self._timing.stall_s and self._thread is not None:
+        if (
+            state in ("starting", "running")
+            and silent_s > max(self._timing.stall_s, 3 / self._info.fps if self._info.fps else 0.0)
+            and self._thread is not None
+        ):
             state, reason = "stalled", f"no usable frame for {silent_s:.1f} s"
         return SourceStatus(state, reason, self._captured, self._latest.dropped, self._broken, self._reopened)
 
