@@ -71,4 +71,4 @@ class Display:
             self._say(f"pictures in {save}")
 
     def _say(self, line: str) -> None:
-        self._console.print(line, highlight=False)
+        self._console.print(line, highlight=False, soft_wrap=True)

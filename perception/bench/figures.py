@@ -11,6 +11,7 @@ from pathlib import Path
 
 from rich.console import Group
 from rich.table import Table
+from rich.text import Text
 
 from perception import __version__
 from perception.stopwatch import percentile
@@ -37,14 +38,14 @@ class Figures:
 
     def shown(self) -> Group:
         """Tables for a terminal."""
-        tables = [Table(title=" · ".join(self.conditions.values()), box=None, show_header=False)]
+        shown: list[Table | Text] = [Text(" · ".join(self.conditions.values()))]
         for part, rows in self.parts.items():
             columns = list(dict.fromkeys(key for values in rows.values() for key in values))
-            table = Table(part, *columns, box=None, pad_edge=False, title_justify="left")
+            table = Table(Text(part, "bold"), *columns, box=None, pad_edge=False)
             for row, values in rows.items():
                 table.add_row(row, *(f"{values[c]:g}" if c in values else "" for c in columns))
-            tables += [table, Table(box=None)]
-        return Group(*tables)
+            shown += [Text(), table]
+        return Group(*shown)
 
 
 def conditions(**more: str) -> dict[str, str]:

@@ -21,7 +21,7 @@ from perception.health import HealthReport, Pulse
 from perception.node import Node
 from perception.pipeline import Pipeline
 from perception.stopwatch import Stopwatch
-from perception.wire import Header, Kind, decode, encode
+from perception.wire import Header, Kind, TrackRow, decode, encode
 
 Progress = Callable[[str], None]
 
@@ -103,7 +103,16 @@ def bench_wire(figures: Figures, n: int = 500) -> None:
         "ids (positions)": (Kind.POSITIONS, people.astype(np.uint16)),
     }
     cases["classes (labels)"] = (Kind.LABELS, (people + 3 * road).astype(np.uint8))
-    header = Header(run="00000000-0000-0000-0000-000000000000", camera="front", validity="observed")
+    rows = tuple(
+        TrackRow(k, "pedestrian", "confirmed", 0.9, (0, 0, 9, 9), 0, 0) for k in range(1, int(people.max()) + 1)
+    )
+    header = Header(
+        run="00000000-0000-0000-0000-000000000000",
+        camera="front",
+        validity="observed",
+        classes=tuple(map(str, range(16))),
+        tracks=rows,
+    )
     for name, (kind, mask) in cases.items():
         encoded, both, data = [], [], b""
         for seq in range(n):
