@@ -66,7 +66,7 @@ class Node:
         self._is_drive = source.info().clock == "drive"
 
     def run(self) -> Summary:
-        """Raises PerceptionError when the source ends in an error, NodeFailure when all frames fail for five seconds."""
+        """Raises PerceptionError when the source ends in an error, NodeFailure after five seconds of failed frames."""
         start = time.monotonic()
         beat = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
         beat.start()

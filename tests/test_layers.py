@@ -46,7 +46,7 @@ ALLOWED["cli"] = EVERYTHING
 THIRD_PARTY = {
     "torch": {"training"},
     "openvino": {"engines"},
-    "onnxruntime": {"engines"},
+    "onnxruntime": {"engines", "training"},
     "zmq": {"sinks", "client", "keys", "watch"},
 }
 THIRD_PARTY |= {"av": {"sources"}, "typer": {"cli"}}

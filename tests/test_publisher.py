@@ -440,7 +440,8 @@ def test_dropped_peers_come_back_on_every_endpoint(tmp_path: Path) -> None:
     ):
         assert next(over_tcp).header.run == next(over_ipc).header.run
         with greeted(str(tmp_path / "run" / "front")) as stranger:
-            stranger.sendall(b"".join(subscription(i) for i in range(6000)))
+            with contextlib.suppress(ConnectionError):  # it may be dropped in the middle
+                stranger.sendall(b"".join(subscription(i) for i in range(6000)))
             assert eventually(lambda: publisher.stats().floods == 1)
         for road in (over_tcp, over_ipc):
             count = road.counters.received

@@ -15,7 +15,7 @@ from perception.opencv import cv2  # noqa: E402
 from perception.training.augment import random_crop  # noqa: E402
 from perception.training.batches import Mixture  # noqa: E402
 from perception.training.datasets import CLASSES, IDD_LITE, coarse_meaning, exact_meaning, image_label_folder  # noqa: E402
-from perception.training.export import export  # noqa: E402
+from perception.training.export import export, export_int8  # noqa: E402
 from perception.training.losses import dice_loss, ohem_cross_entropy, set_cross_entropy  # noqa: E402
 from perception.training.networks.deeplab import DeepLabV3Plus  # noqa: E402
 from perception.training.networks.mobilenet import MobileNetV2, calibrate_batch_norm  # noqa: E402
@@ -161,9 +161,7 @@ def test_a_broken_data_set_is_named(tmp_path, spoil, says):
     root = folder(tmp_path / "a")
     spoil(root)
     with pytest.raises(ConfigError, match=says):
-        data = image_label_folder(root)
-        for i in range(len(data)):
-            data.read(i)
+        image_label_folder(root).read(0)
 
 
 def test_exact_meaning_is_exact(tmp_path):
@@ -217,6 +215,25 @@ def test_the_exported_graph_says_what_the_network_says(trained, tmp_path, engine
     theirs = predict(trainer.averaged.eval(), image)
     assert np.mean(ours == theirs) > 0.99
     assert files.card.class_table().names == CLASSES
+
+
+def test_the_int8_graph_agrees_with_the_float_one(trained, tmp_path):
+    pytest.importorskip("onnx", reason="the train extra is not installed")
+    trainer, run = trained
+    out = tmp_path / "net8.onnx"
+    export_int8(run / "last.pt", out, 96, 64, {"licence": "test"}, {}, [tmp_path / "a" / "images"])
+    files = find(str(out))
+    image, _ = trainer.mixture.datasets[0][0].read(0)
+    ours = SemanticModel(files, open_engine(files.graph, "onnxruntime"))(image).labels
+    assert np.mean(ours == predict(trainer.averaged.eval(), image)) > 0.8
+
+
+def test_calibrating_on_nothing_is_refused(tmp_path):
+    pytest.importorskip("onnx", reason="the train extra is not installed")
+    from perception.training.quantise import Pictures
+
+    with pytest.raises(ConfigError, match="no pictures"):
+        Pictures([tmp_path], 64, 64)
 
 
 def test_a_file_that_is_no_checkpoint_is_refused(tmp_path):

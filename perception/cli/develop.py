@@ -76,15 +76,23 @@ def export(
     description: Annotated[str, typer.Option(help="One line for `perception models`.")] = "",
     data: Annotated[str, typer.Option(help="What it was trained on.")] = "",
     licence: Annotated[str, typer.Option(help="Licence of the weights and their data.")] = "",
+    int8: Annotated[
+        list[Path] | None, typer.Option(help="Quantise to int8, calibrated on the pictures in this folder.")
+    ] = None,
 ) -> None:
     """Write a training run's averaged network as one graph from camera bytes to class indices, with its card."""
     try:
         from perception.training.export import export as write
+        from perception.training.export import export_int8
     except ImportError as error:
         raise PerceptionError(
             f"export needs more packages ({error.name}): pip install 'perception-node[train]'"
         ) from None
-    write(run / "last.pt", out, width, height, {"description": description, "data": data, "licence": licence}, {})
+    about = {"description": description, "data": data, "licence": licence}
+    if int8:
+        export_int8(run / "last.pt", out, width, height, about, {}, int8)
+    else:
+        write(run / "last.pt", out, width, height, about, {})
     print(f"{out} ({out.stat().st_size / 1e6:.1f} MB) and {out.with_suffix('.toml').name}")
 
 

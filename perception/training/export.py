@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
+import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -68,6 +69,25 @@ def export(
             module, (example,), str(out), input_names=["image"], output_names=["labels", "confidence"],
             opset_version=OPSET, dynamo=False,
         )  # fmt: skip
+    write_card(out, width, height, about, figures)
+
+
+def export_int8(
+    checkpoint: Path,
+    out: Path,
+    width: int,
+    height: int,
+    about: Mapping[str, str],
+    figures: Mapping[str, str],
+    calibration: Sequence[Path],
+) -> None:
+    """As `export`, quantised to int8 with ranges taken from the pictures in the folders `calibration`."""
+    from perception.training.quantise import quantise
+
+    with tempfile.TemporaryDirectory() as folder:
+        graph = Path(folder) / "float.onnx"
+        export(checkpoint, graph, width, height, about, figures)
+        quantise(graph, out, calibration)
     write_card(out, width, height, about, figures)
 
 

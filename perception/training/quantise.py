@@ -1,0 +1,64 @@
+"""Post-training quantisation: int8 weights and activations as explicit Q/DQ, calibrated on real frames."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+from onnxruntime.quantization.shape_inference import quant_pre_process
+
+from perception.errors import ConfigError
+from perception.evaluation.predict import SUFFIXES
+from perception.opencv import cv2
+
+MOST_PICTURES = 100
+# Measured on CamVid val: quantising the stem and the first two stages, whose depthwise channels differ in range by
+# orders of magnitude, costs 6 points of lane marking IoU and saves 2 ms; the pooled branch and the head are tiny.
+FLOAT_PARTS = ("/backbone/stem", "/backbone/stages.0", "/backbone/stages.1", "/aspp/image", "/aspp/mix", "/net/head")
+
+
+class Pictures(CalibrationDataReader):
+    """Evenly spaced pictures of some folders, as the graph wants them. Raises ConfigError where there are none."""
+
+    def __init__(self, folders: Sequence[Path], width: int, height: int) -> None:
+        paths = sorted(p for folder in folders for p in folder.glob("*") if p.suffix.lower() in SUFFIXES)
+        if not paths:
+            raise ConfigError(f"{folders[0]}: no pictures to calibrate on")
+        chosen = [paths[i] for i in np.unique(np.linspace(0, len(paths) - 1, MOST_PICTURES).astype(int))]
+        self._paths, self._size = iter(chosen), (width, height)
+
+    def get_next(self) -> dict[str, NDArray[np.uint8]] | None:  # type: ignore[override]  # the stub has no type
+        path = next(self._paths, None)
+        if path is None:
+            return None
+        bgr = cv2.imread(str(path), cv2.IMREAD_COLOR)
+        if bgr is None:
+            raise ConfigError(f"{path}: can't be read as a picture")
+        image = cv2.resize(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), self._size, interpolation=cv2.INTER_AREA)
+        return {"image": image.astype(np.uint8)[None]}
+
+
+def quantise(graph: Path, out: Path, calibration: Sequence[Path]) -> None:
+    """Write `graph` to `out` with its convolutions in int8, except those that accuracy needs in float."""
+    with tempfile.TemporaryDirectory() as folder:
+        prepared = Path(folder) / "prepared.onnx"
+        quant_pre_process(str(graph), str(prepared), skip_symbolic_shape=True)
+        model = onnx.load(str(prepared))
+        _, height, width, _ = (d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim)
+        kept = [n.name for n in model.graph.node if any(part in n.name for part in FLOAT_PARTS)]
+        quantize_static(
+            str(prepared),
+            str(out),
+            Pictures(calibration, width, height),
+            quant_format=QuantFormat.QDQ,
+            per_channel=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            op_types_to_quantize=["Conv", "Add", "Concat"],
+            nodes_to_exclude=kept,
+        )
