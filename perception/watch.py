@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -11,20 +10,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
+import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
 from perception.client import Received, Subscription, subscribe
-from perception.errors import ConfigError, EndpointError, WireError
-from perception.opencv import cv2
+from perception.errors import EndpointError, WireError
 from perception.sinks.overlay import draw_messages
+from perception.sinks.pictures import PictureFolder
 from perception.wire import Kind
 
 _PERIOD_S = 1.0
 _FRAMES_KEPT = 16  # in which the messages of one frame find each other
-_LEAST_FREE_BYTES = 200 << 20  # saving stops before the disk is full
 COLUMNS = ("topic", "rate", "age p50/max", "gaps", "restarts", "validity", "tracks")
 
 
@@ -74,18 +74,12 @@ class Saver:
     def __init__(self, folder: Path, every_s: float = 1.0, most: int = 1000) -> None:
         """Raises ConfigError where the folder can't be written."""
         self.folder = folder
+        self._pictures = PictureFolder(folder)
         self.saved = 0
         self.ended = ""  # why no more pictures are written
         self._every_s, self._most = every_s, most
         self._due = 0.0
         self._frames: OrderedDict[tuple[str, str, int], dict[str, Received]] = OrderedDict()
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            probe = folder / ".writable"
-            probe.touch()
-            probe.unlink()
-        except OSError as error:
-            raise ConfigError(f"{folder}: {error.strerror}: give a folder that can be written") from error
 
     def note(self, got: Received) -> None:
         """Take a message in; write a picture once one is due and a newer frame has begun, so that this one is whole."""
@@ -118,19 +112,11 @@ class Saver:
             if picture is None or self.ended:
                 return
             self._due = time.monotonic() + self._every_s
-            png = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))[1].tobytes()
-            self._put(self.folder / f"{camera}-{messages[0].frame_seq:06d}.png", png)
+            self._put(f"{camera}-{messages[0].frame_seq:06d}.png", picture)
 
-    def _put(self, path: Path, png: bytes) -> None:
-        try:
-            if shutil.disk_usage(self.folder).free < _LEAST_FREE_BYTES + len(png):
-                self.ended = f"less than {_LEAST_FREE_BYTES >> 20} MB are free on the disk of {self.folder}"
-                return
-            path.write_bytes(png)
-        except OSError as error:
-            self.ended = f"{path}: {error.strerror}"
-            return
-        self.saved += 1
+    def _put(self, name: str, picture: NDArray[np.uint8]) -> None:
+        self.ended = self._pictures.put(name, picture)
+        self.saved += not self.ended
         if self.saved >= self._most:
             self.ended = f"{self._most} pictures are enough"
 

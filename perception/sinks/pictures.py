@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from perception.errors import ConfigError
 from perception.labels import ClassTable
@@ -14,6 +18,39 @@ from perception.types import Frame, Scene
 log = logging.getLogger(__name__)
 
 
+LEAST_FREE_BYTES = 200 << 20  # saving stops before the disk is full
+
+
+class PictureFolder:
+    """A folder that takes PNG pictures while there is room on its disk.
+
+    Raises:
+        ConfigError: the folder can't be made or written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            probe = folder / ".writable"
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            why = (error.strerror or str(error)).lower()
+            raise ConfigError(f"{folder}: {why}: give a folder that can be written") from error
+
+    def put(self, name: str, picture: NDArray[np.uint8]) -> str:
+        """Write an (h, w, 3) RGB picture; the reason where it could not be written, else "" """
+        png = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))[1].tobytes()
+        try:
+            if shutil.disk_usage(self.folder).free < LEAST_FREE_BYTES + len(png):
+                return f"less than {LEAST_FREE_BYTES >> 20} MB are free on the disk of {self.folder}"
+            (self.folder / name).write_bytes(png)
+        except OSError as error:
+            return f"{self.folder / name}: {error.strerror}"
+        return ""
+
+
 class PictureSink:
     """Every n-th scene as `<frame seq>.png` in a folder; a full disk stops the pictures, not the node.
 
@@ -22,32 +59,19 @@ class PictureSink:
     """
 
     def __init__(self, folder: Path, every: int, classes: ClassTable) -> None:
-        self._folder, self._every, self._classes = folder, every, classes
+        self._pictures, self._every, self._classes = PictureFolder(folder), every, classes
         self._count = 0
-        self._failed = False
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            probe = folder / ".writable"
-            probe.touch()
-            probe.unlink()
-        except OSError as error:
-            raise ConfigError(
-                f"{folder}: {(error.strerror or str(error)).lower()}; give a folder that can be written"
-            ) from None
+        self._ended = ""
 
     def send(self, frame: Frame, scene: Scene) -> None:
         due = self._count % self._every == 0
         self._count += 1
-        if not due or self._failed:
+        if not due or self._ended:
             return
         picture = draw_scene(frame.image, scene, self._classes)
-        path = self._folder / f"{frame.seq:06d}.png"
-        coded = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))[1]
-        try:
-            path.write_bytes(coded.tobytes())
-        except OSError as error:
-            self._failed = True
-            log.warning("%s: %s; no more pictures", path, error.strerror)
+        self._ended = self._pictures.put(f"{frame.seq:06d}.png", picture)
+        if self._ended:
+            log.warning("no more pictures: %s", self._ended)
 
     def close(self) -> None:
         """Nothing is held open."""
