@@ -14,7 +14,7 @@ from perception.clock import boot_id
 from perception.config import Launch
 from perception.engines import open_engine
 from perception.errors import ConfigError
-from perception.geometry import load_camera
+from perception.geometry import Camera, load_camera
 from perception.health import HealthReport, Pulse
 from perception.keys import Curve, read_keys
 from perception.labels import ClassTable
@@ -32,6 +32,8 @@ from perception.sources.url import open_source
 from perception.stopwatch import Stopwatch
 from perception.types import Scene
 
+SHAPE_TOLERANCE = 0.01  # of the ratio of width to height
+
 
 @dataclass(frozen=True)
 class Checked:
@@ -40,7 +42,7 @@ class Checked:
     launch: Launch
     files: ModelFiles
     topics: tuple[TopicSpec, ...]
-    calibration: str  # content hash, "" without one
+    calibration: Camera | None
     curve: Curve | None
 
 
@@ -57,7 +59,7 @@ def check_launch(launch: Launch) -> Checked:
         raise ConfigError(
             f"publish.curve.clients: {keys.clients}: no such folder; make it, one public key file a client"
         )
-    calibration = load_camera(launch.calibration).content_hash if launch.calibration else ""
+    calibration = load_camera(launch.calibration) if launch.calibration else None
     return Checked(launch, files, topics_of(launch, files.card.class_table()), calibration, keys)
 
 
@@ -92,6 +94,7 @@ def build_node(launch: Launch, sinks: Sequence[Sink] = (), on_scene: Callable[[S
     opened: list[Callable[[], None]] = [source.close]
     try:
         info = source.info()
+        check_calibration(checked, info)
         identity = identity_of(checked, info)
         publisher = build_publisher(checked, identity)
         opened.append(publisher.close)
@@ -148,6 +151,23 @@ def build_publisher(checked: Checked, identity: Identity) -> Publisher:
     )
 
 
+def calibration_hash(checked: Checked) -> str:
+    """What messages say of the calibration: 16 hex digits, "" without one."""
+    return checked.calibration.content_hash if checked.calibration else ""
+
+
+def check_calibration(checked: Checked, info: SourceInfo) -> None:
+    """A calibration of another picture shape would put every pixel in the wrong place.
+
+    Raises:
+        ConfigError: the source's width and height are known and not in the calibration's ratio.
+    """
+    camera = checked.calibration
+    if camera and info.width and abs(info.width * camera.height / (info.height * camera.width) - 1) > SHAPE_TOLERANCE:
+        sizes = f"{camera.width}x{camera.height}, the source gives {info.width}x{info.height}"
+        raise ConfigError(f"{checked.launch.calibration}: made for {sizes}: calibrate this camera, or leave it out")
+
+
 def identity_of(checked: Checked, info: SourceInfo) -> Identity:
     """The run's name and clock. A drive's run is named after its content, so that two replays say the same."""
     is_drive = info.clock == "drive"
@@ -159,13 +179,13 @@ def identity_of(checked: Checked, info: SourceInfo) -> Identity:
         clock=info.clock,
         wall_offset_ns=0 if is_drive else time.time_ns() - time.monotonic_ns(),
         model=checked.files.identity,
-        calibration=checked.calibration,
+        calibration=calibration_hash(checked),
     )
 
 
 def replay_run(checked: Checked, drive: str) -> str:
     """UUID of everything that decides the masks: drive, model and the settings of network and tracking."""
     launch = checked.launch
-    decides = (drive, checked.files.identity, checked.calibration, launch.camera, launch.model.network_every)
+    decides = (drive, checked.files.identity, calibration_hash(checked), launch.camera, launch.model.network_every)
     text = msgspec.json.encode((decides, launch.tracking, launch.topics, launch.groups), order="deterministic")
     return str(uuid.uuid5(uuid.NAMESPACE_OID, text.decode()))

@@ -3,11 +3,12 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from perception.build import check_launch, topics_of
+from perception.build import build_node, check_launch, topics_of
 from perception.config import Launch, read_launch
 from perception.errors import ConfigError
 from perception.labels import ClassTable
@@ -102,6 +103,12 @@ def test_an_unknown_topic_names_the_known_ones():
 def test_a_group_of_an_unknown_class_names_the_models_classes():
     with pytest.raises(ConfigError, match=r"groups\.bike.*sky, road, car"):
         topics_of(Launch(version=1, topics=("bike",), groups={"bike": ("bicycle",)}), TABLE)
+
+
+def test_a_calibration_of_another_shape_is_refused(launch):
+    path = Path(__file__).parent.parent / "calibration" / "front.toml"  # 1280x720; the drive is 64x32
+    with pytest.raises(ConfigError, match="made for 1280x720, the source gives 64x32"):
+        build_node(msgspec.structs.replace(launch, calibration=str(path)))
 
 
 def test_check_resolves_model_and_topics(tmp_path):

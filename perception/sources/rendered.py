@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 class RenderedReader:
     """The frames of `perception.drives.rendered.RenderedDrive`."""
 
-    seed: int = 1
-    frames: int = 300
+    seed: int = 0
+    frames: int = 600
     width: int = 1280  # [px]
     height: int = 720  # [px]
     fps: float = 30.0

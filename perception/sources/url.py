@@ -137,8 +137,8 @@ def _rendered(text: str, url: str) -> Reader:
     if rest:
         raise SourceError(f"{shown(url)}: {rest!r} is not an option: write rendered:?seed=1&frames=300")
     reader = RenderedReader(
-        seed=options.whole("seed", 1, 0, 2**31 - 1),
-        frames=options.whole("frames", 300, 1, 10**9),
+        seed=options.whole("seed", 0, 0, 2**31 - 1),
+        frames=options.whole("frames", 600, 1, 10**9),
         width=options.whole("width", 1280, 64, 4096),
         height=options.whole("height", 720, 36, 4096),
         fps=options.rate("fps", 30.0),
