@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import io
 import json
 import os
 
 import pytest
+from rich.console import Console
 
 from perception.bench.camera import camera_source, load_pictures
 from perception.bench.figures import Figures, conditions
@@ -33,6 +35,16 @@ def test_figures_are_written_with_their_conditions(tmp_path):
     read = json.loads((tmp_path / "f.json").read_text())
     assert read["conditions"]["source"] == "test"
     assert read["stages"]["network"] == {"p50_ms": 2.0, "p99_ms": 3.0, "n": 3}
+
+
+def test_figures_are_shown_with_their_conditions():
+    figures = Figures({"machine": "two cores"})
+    figures.add("node", "run", fps=30.0)
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(figures.shown())
+    text = console.export_text()
+    assert "two cores" in text
+    assert "30" in text
 
 
 def test_the_bench_camera_keeps_its_rate(picture_drive):

@@ -41,7 +41,7 @@ class Figures:
         shown: list[Table | Text] = [Text(" · ".join(self.conditions.values()))]
         for part, rows in self.parts.items():
             columns = list(dict.fromkeys(key for values in rows.values() for key in values))
-            table = Table(Text(part, "bold"), *columns, box=None, pad_edge=False)
+            table = Table(f"[bold]{part}[/]", *columns, box=None, pad_edge=False)
             for row, values in rows.items():
                 table.add_row(row, *(f"{values[c]:g}" if c in values else "" for c in columns))
             shown += [Text(), table]

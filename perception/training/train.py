@@ -112,7 +112,7 @@ class Trainer:
         self.recipe, self.run, self.step = recipe, run, 0
         self.mixture = Mixture(datasets, recipe.counts, recipe.crop, SCALES, recipe.seed)
         self.net = DeepLabV3Plus(len(CLASSES), recipe.width, recipe.output_stride, recipe.last_stage)
-        self.net = self.net.to(memory_format=torch.channels_last)
+        self.net = self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.averaged = copy.deepcopy(self.net).eval()
         self.frozen = [self.net.backbone.stem, *self.net.backbone.stages[: recipe.frozen]] if recipe.frozen else []
         for module in self.frozen:
