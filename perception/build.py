@@ -98,13 +98,14 @@ def build_node(launch: Launch, sinks: Sequence[Sink] = (), on_scene: Callable[[S
         identity = identity_of(checked, info)
         publisher = build_publisher(checked, identity)
         opened.append(publisher.close)
+        frames = iter(source)  # the camera warms up while the network loads
         model = build_model(checked.files, launch, stopwatch)
         opened.append(model.close)
         propagator = build_propagator(launch, model.mask_size)
         pipeline = Pipeline(model, propagator, launch.model.network_every, stopwatch)
         clock = identity.clock
         report = HealthReport(identity.run, boot_id(), clock, model.engine.name, checked.files.name, Pulse(), stopwatch)
-        return Node(source, pipeline, publisher, report, sinks, on_scene)
+        return Node(source, frames, pipeline, publisher, report, sinks, on_scene)
     except BaseException:
         for close in reversed(opened):
             close()

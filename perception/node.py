@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from perception.errors import NodeFailure, PerceptionError
@@ -39,7 +39,8 @@ class Node:
     """One camera's node. `run` blocks until the source ends or `stop` is called.
 
     Args:
-        source: frames.
+        source: where the frames come from; says how it is, and can be closed.
+        frames: its iteration, begun.
         pipeline: frame to scene.
         publisher: where the masks go; also owns the health topic.
         report: makes the health messages, shares `pulse` with this loop.
@@ -50,6 +51,7 @@ class Node:
     def __init__(
         self,
         source: Source,
+        frames: Iterator[Frame],
         pipeline: Pipeline,
         publisher: Publisher,
         report: HealthReport,
@@ -57,6 +59,7 @@ class Node:
         on_scene: Callable[[Scene], None] | None = None,
     ) -> None:
         self.source, self.pipeline, self.publisher = source, pipeline, publisher
+        self._frames = frames
         self.report, self.sinks, self._on_scene = report, sinks, on_scene
         self.pulse: Pulse = report.pulse
         self._time: Stopwatch = pipeline.stopwatch
@@ -71,7 +74,7 @@ class Node:
         beat = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
         beat.start()
         try:
-            for frame in self.source:
+            for frame in self._frames:
                 self._take(frame)
         finally:
             self.pulse.stopping = self.pulse.stopping or "the source ended"

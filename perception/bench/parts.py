@@ -62,7 +62,7 @@ def bench_node(settings: BenchSettings, figures: Figures) -> None:
         if time.monotonic() > end:
             node.stop("time is up")
 
-    node = Node(source, pipeline, publisher, report, (), on_scene)
+    node = Node(source, iter(source), pipeline, publisher, report, (), on_scene)
     figures.conditions["network"] = f"{checked.files.name} on {model.engine.name}"
     cpu = time.process_time()
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import queue
 import threading
@@ -47,6 +48,8 @@ class ReplaySource:
             raise SourceError(f"{self._reader.name}: this source is already being read: open another one")
         self._thread = threading.Thread(target=self._decode, name=f"replay-{self._camera}", daemon=True)
         self._thread.start()
+        # A daemon thread that is inside OpenCV when the interpreter goes away aborts the process.
+        atexit.register(self._leave, self._thread)
         return self._frames(self._thread)
 
     def info(self) -> SourceInfo:
@@ -74,9 +77,13 @@ class ReplaySource:
                     return
                 yield frame
         finally:
-            self._stop.set()
             self._state, self._reason = "ended", self._reason or "closed"
-            thread.join(_JOIN_S)
+            self._leave(thread)
+            atexit.unregister(self._leave)
+
+    def _leave(self, thread: threading.Thread) -> None:
+        self._stop.set()
+        thread.join(_JOIN_S)
 
     def _next(self) -> Frame | None:
         """The next frame; None at the end and when closed."""
