@@ -21,7 +21,7 @@ from perception.training.train import Recipe
 
 OPSET = 17
 THINGS = ("car", "pedestrian", "bicyclist")
-MIN_AREA = {"car": 120, "pedestrian": 40, "bicyclist": 60}  # [px at 640x360]
+MIN_AREA = {"car": 160, "pedestrian": 60, "bicyclist": 80}  # [px at 640x360]; a person of 60 px is about 70 m away
 TOPICS = {"road": ["road", "lane marking"], "lane": ["lane marking"], "pedestrian": ["pedestrian"]}
 TOPICS |= {"vehicle": ["car"], "bicyclist": ["bicyclist"], "sidewalk": ["sidewalk"]}
 
