@@ -1,4 +1,4 @@
-"""Makes the README's picture, of rendered drives whose seeds the network has not seen: `python docs/make_pictures.py`."""
+"""Makes the README's picture of rendered drives that the network has not seen: `python docs/make_pictures.py`."""
 
 from __future__ import annotations
 

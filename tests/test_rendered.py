@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
@@ -162,3 +164,21 @@ def test_training_frames_need_seeds_and_a_place(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="can't be written"):
         list(write_training_frames(tmp_path / "file", 1, [1], 160, 90))
+
+
+def test_a_drive_that_is_over_gives_its_memory_back_at_once():
+    """A cycle would keep each pass's pictures, 100 MB and more, until the collector happens to come by."""
+    from perception.drives.rendered.drive import nominal_camera
+    from perception.drives.rendered.scene import Scene
+    from perception.drives.rendered.style import draw_style
+
+    gc.collect()
+    gc.disable()
+    try:
+        scene = Scene(draw_style(0), nominal_camera().scaled(160, 90), 0)
+        scene.pose(0, "walk", "side", 0)
+        gone = weakref.ref(scene)
+        del scene
+        assert gone() is None
+    finally:
+        gc.enable()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from functools import lru_cache
+from collections import OrderedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,7 @@ from perception.geometry import Camera
 
 _DEPTH_M = 9.0  # of a house
 _SOFT = soft_box(0.4)
+_MOST_POSES = 600  # kept drawn
 
 
 class Scene:
@@ -47,11 +48,21 @@ class Scene:
         self._people = [draw_person(rng) for _ in range(PEOPLE)]
         self._light = (-0.8 if style.sun[1] > 0 else 0.8, -0.45)
         self._scale = 130 * ratio
-        self._pose = lru_cache(maxsize=600)(self._draw_pose)
+        self._poses: OrderedDict[tuple[int, str, str, int], Sprite] = OrderedDict()
 
     @property
     def front_lengths(self) -> tuple[float, ...]:
         return tuple(front.length_m for front in self._fronts)
+
+    def pose(self, which: int, mode: str, view: str, step: int) -> Sprite:
+        """A person in a phase of his walk or ride, drawn once while he is about."""
+        key = (which, mode, view, step)
+        if key not in self._poses:
+            self._poses[key] = self._draw_pose(*key)
+            if len(self._poses) > _MOST_POSES:
+                self._poses.popitem(last=False)
+        self._poses.move_to_end(key)
+        return self._poses[key]
 
     def _draw_pose(self, which: int, mode: str, view: str, step: int) -> Sprite:
         person, phase, light, scale = self._people[which], step / people.PHASES, self._light, self._scale
@@ -160,7 +171,7 @@ class Scene:
         forward = dx * math.cos(sight) + dy * math.sin(sight)
         left = dy * math.cos(sight) - dx * math.sin(sight)
         facing = "side" if abs(left) > abs(forward) * 0.55 else "away" if forward > 0 else "towards"
-        sprite = self._pose(walker.which, mode, facing, int(walker.phase * people.PHASES) % people.PHASES)
+        sprite = self.pose(walker.which, mode, facing, int(walker.phase * people.PHASES) % people.PHASES)
         if reach < 45.0:
             self._drop_shadow(view, at, 0.42 if mode != "ride" else 0.6, 0.55)
             self._cast_shadow(view, at, sprite.height_m)
