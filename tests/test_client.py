@@ -271,8 +271,8 @@ def test_a_wait_without_timeout_is_interruptible() -> None:
         "from perception.client import subscribe\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have told us to ignore it\n"
         "s = subscribe('tcp://127.0.0.1:9', 'front/road')\n"
-        "print('ready', flush=True)\n"
-        "try:\n    next(s)\nexcept KeyboardInterrupt:\n    s.close(); print('interrupted')\n"
+        "try:\n    print('ready', flush=True); next(s)\n"
+        "except KeyboardInterrupt:\n    s.close(); print('interrupted')\n"
     )
     with process("-c", code) as child:
         child.send_signal(signal.SIGINT)
