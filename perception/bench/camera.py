@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from itertools import islice
 
 import numpy as np
 
@@ -41,10 +42,6 @@ class JpegCamera:
     def close(self) -> None:
         """Nothing is held."""
 
-    @property
-    def missed(self) -> int:
-        return self._k
-
     def _place(self) -> int:
         n = len(self._pictures)
         there_and_back = self._k % max(1, 2 * n - 2)
@@ -55,19 +52,12 @@ def load_pictures(drive: str) -> tuple[list[bytes], tuple[int, int]]:
     """The first frames of a drive as JPEG, and their width and height [px]."""
     source = open_source(drive, camera="front")
     pictures, size = [], (0, 0)
-    for frame in _first(source, DISTINCT):
+    for frame in islice(source, DISTINCT):
         bgr = cv2.cvtColor(frame.image, cv2.COLOR_RGB2BGR)
         pictures.append(cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1].tobytes())
         size = (frame.image.shape[1], frame.image.shape[0])
     source.close()
     return pictures, size
-
-
-def _first(source: object, n: int) -> Iterator:
-    for i, frame in enumerate(source):  # type: ignore[call-overload]
-        if i == n:
-            return
-        yield frame
 
 
 def camera_source(pictures: Sequence[bytes], fps: float, stopwatch: Stopwatch) -> LiveSource:

@@ -128,12 +128,6 @@ class Trainer:
         calibrate_batch_norm(self.net.backbone, self.mixture.batch(0).images)
         self.averaged.load_state_dict(self.net.state_dict())
 
-    def start_from(self, checkpoint: Path) -> None:
-        """Take the weights of another run; optimiser and schedule start anew."""
-        state = torch.load(checkpoint, weights_only=True)
-        self.net.load_state_dict(state["averaged"])
-        self.averaged.load_state_dict(state["averaged"])
-
     def resume(self) -> bool:
         path = self.run / "last.pt"
         if not path.exists():
