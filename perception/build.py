@@ -96,7 +96,7 @@ def build_node(launch: Launch, sinks: Sequence[Sink] = (), on_scene: Callable[[S
         info = source.info()
         check_calibration(checked, info)
         identity = identity_of(checked, info)
-        publisher = build_publisher(checked, identity)
+        publisher = build_publisher(checked, identity, stopwatch)
         opened.append(publisher.close)
         frames = iter(source)  # the camera warms up while the network loads
         model = build_model(checked.files, launch, stopwatch)
@@ -138,7 +138,7 @@ def build_propagator(launch: Launch, mask_size: tuple[int, int]) -> Propagator:
             return IouPropagator(mask_size, life, tracking.least_iou)
 
 
-def build_publisher(checked: Checked, identity: Identity) -> Publisher:
+def build_publisher(checked: Checked, identity: Identity, stopwatch: Stopwatch) -> Publisher:
     publish = checked.launch.publish
     card = checked.files.card
     return Publisher(
@@ -149,6 +149,7 @@ def build_publisher(checked: Checked, identity: Identity) -> Publisher:
         curve=checked.curve,
         insecure=publish.insecure,
         mask_size=(card.input.width, card.input.height),
+        stopwatch=stopwatch,
     )
 
 

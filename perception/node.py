@@ -106,24 +106,14 @@ class Node:
             self._fail(frame, str(error))
             return
         self._failing_since = None
-        self._publish(frame, scene)
+        for sink in (self.publisher, *self.sinks):
+            sink.send(frame, scene)
         self._time.add("capture to sent", (time.monotonic_ns() - captured_ns) / 1e6)
         self.pulse.sent()
         if self.pulse.frames == 1:
             notify("READY=1")
         if self._on_scene:
             self._on_scene(scene)
-
-    def _publish(self, frame: Frame, scene: Scene) -> None:
-        encoder = self.publisher.encoder
-        with self._time("encode"):
-            messages = encoder.encode(scene)
-            if self.publisher.is_wanted(encoder.topic("image")):
-                messages.append(encoder.encode_image(frame, scene))
-        with self._time("send"):
-            self.publisher.send_messages(messages, str(scene.validity))
-        for sink in self.sinks:
-            sink.send(frame, scene)
 
     def _fail(self, frame: Frame, reason: str) -> None:
         """One frame lost is said and survived; seconds of nothing but failures end the process."""

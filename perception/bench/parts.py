@@ -53,7 +53,7 @@ def bench_node(settings: BenchSettings, figures: Figures) -> None:
     model = build_model(checked.files, checked.launch, stopwatch)
     pipeline = Pipeline(model, build_propagator(checked.launch, model.mask_size), settings.network_every, stopwatch)
     report = HealthReport(identity.run, "", identity.clock, model.engine.name, checked.files.name, Pulse(), stopwatch)
-    publisher = build_publisher(checked, identity)
+    publisher = build_publisher(checked, identity, stopwatch)
     end = time.monotonic() + settings.seconds
     sent_ns: list[int] = []
 

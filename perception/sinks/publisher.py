@@ -18,6 +18,7 @@ from perception.keys import Curve
 from perception.sinks.endpoints import IpcPlace, bind_error, checked
 from perception.sinks.gate import Gate
 from perception.sinks.messages import Identity, SceneEncoder, TopicSpec
+from perception.stopwatch import Stopwatch
 from perception.types import Frame, Scene
 from perception.wire import Health
 
@@ -60,6 +61,7 @@ class Publisher:
         insecure: bool = False,
         budget_bytes: int = 32 << 20,
         mask_size: tuple[int, int] = (1280, 720),
+        stopwatch: Stopwatch | None = None,
     ) -> None:
         """Bind the endpoints. `budget_bytes` is about what one frozen subscriber may make us keep.
 
@@ -71,6 +73,7 @@ class Publisher:
             raise EndpointError("no endpoint to publish on: give at least one")
         self.encoder = SceneEncoder(identity, topics, encoding)
         self._image = image
+        self._time = stopwatch or Stopwatch()
         self._image_topic = self.encoder.topic("image")
         self._curve = curve
         self._high_water_mark = _high_water_mark(budget_bytes, mask_size, encoding, len(topics))
@@ -112,9 +115,12 @@ class Publisher:
 
     def send(self, frame: Frame, scene: Scene) -> None:
         """Publish the scene's masks and tracks, and the camera's image while somebody subscribes to it."""
-        self.send_messages(self.encoder.encode(scene), str(scene.validity))
-        if self._image and self.is_wanted(self._image_topic):
-            self.send_messages([self.encoder.encode_image(frame, scene)])
+        with self._time("encode"):
+            messages = self.encoder.encode(scene)
+            if self._image and self.is_wanted(self._image_topic):
+                messages.append(self.encoder.encode_image(frame, scene))
+        with self._time("send"):
+            self.send_messages(messages, str(scene.validity))
 
     def send_messages(self, messages: Iterable[tuple[str, bytes]], validity: str = "") -> None:
         """Publish messages that `encoder` made."""
