@@ -107,7 +107,7 @@ def eventually(condition: Callable[[], Any], within_s: float = 5.0) -> bool:
 @contextlib.contextmanager
 def process(*arguments: str) -> Iterator[subprocess.Popen[str]]:
     """A Python process that has said its first line; killed in the end."""
-    child = subprocess.Popen([sys.executable, *arguments], stdout=subprocess.PIPE, text=True)
+    child = subprocess.Popen([sys.executable, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
         assert child.stdout is not None
         child.stdout.readline()

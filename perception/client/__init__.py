@@ -28,6 +28,7 @@ __all__ = ["Clocks", "Counters", "Received", "Subscription", "age_of", "subscrib
 _PORT = "[0-9]{1,4}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5]"
 _ENDPOINT = re.compile(rf"tcp://(\[[^\[\]\s]+\]|[^\[\]\s:/]+):({_PORT})|ipc://[^\0]+")
 _MALFORMED = "endpoint {!r}: write tcp://ADDRESS:PORT or ipc:///FOLDER/NAME"
+_WAKE_S = 0.2  # a signal that comes just before a wait does not end it: look again so often
 
 
 def subscribe(
@@ -99,7 +100,7 @@ class Subscription:
                 left = None if deadline is None else deadline - time.monotonic()
                 if left is not None and left <= 0:
                     raise TimeoutError(self._why_nothing_came(timeout_s))
-                reader.changed.wait(left)
+                reader.changed.wait(_WAKE_S if left is None else min(left, _WAKE_S))
             return reader.hand_over()
 
     @property
