@@ -39,7 +39,13 @@ def _options(
 
 def main() -> None:
     """Run a command; what a user can mend is one line on stderr and exit code 2."""
-    for room in ("play", "inspect", "develop"):  # importing one registers its commands, in the order of --help
+    for room in (
+        "play",
+        "inspect",
+        "train",
+        "evaluate",
+        "export",
+    ):  # importing one registers its commands, in the order of --help
         importlib.import_module(f"perception.cli.{room}")
 
     try:
