@@ -206,3 +206,19 @@ def test_there_is_a_shipped_model():
 def test_a_model_that_is_not_there_names_those_that_are():
     with pytest.raises(PerceptionError, match="road"):
         find("raod")
+
+
+def test_a_signal_after_two_openvino_engines_have_gone_is_handled(tmp_path) -> None:
+    pytest.importorskip("openvino", reason="OpenVINO is not installed")
+    code = (
+        "import os, signal, sys\n"
+        "from pathlib import Path\n"
+        "from perception.engines import open_engine\n"
+        "first = open_engine(Path(sys.argv[1]), 'openvino')\n"
+        "second = open_engine(Path(sys.argv[1]), 'openvino')\n"
+        "del first; del second\n"
+        "signal.signal(signal.SIGUSR1, lambda *_: print('handled'))\n"
+        "os.kill(os.getpid(), signal.SIGUSR1)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, tiny_model(tmp_path)], capture_output=True, text=True)
+    assert (done.stdout, done.returncode) == ("handled\n", 0), done.stderr

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perception.engines.ort import one_line
+from perception.engines.signal_stack import signal_stack_kept
 from perception.errors import ModelError
 from perception.protocols import TensorSpec
 
@@ -34,18 +35,8 @@ class OpenVinoEngine:
             import openvino
         except ImportError:
             raise ModelError("engine openvino is not installed; pip install 'perception-node[openvino]'") from None
-        core = openvino.Core()
-        options: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1}
-        options["ENABLE_CPU_PINNING"] = False  # pinned workers starve when anything else runs on their core
-        native = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-        self.precision = "bf16" if precision == "auto" and native else "f32"
-        options["INFERENCE_PRECISION_HINT"] = self.precision
-        if threads:
-            options["INFERENCE_NUM_THREADS"] = threads
-        try:
-            compiled = core.compile_model(str(graph), "CPU", options)
-        except Exception as error:  # its errors are RuntimeError and its own types
-            raise ModelError(f"{graph}: OpenVINO can't load it: {one_line(error)}") from None
+        with signal_stack_kept():
+            compiled, self.precision = _compile(openvino.Core(), graph, threads, precision)
         self.name = f"openvino-{self.precision}"
         self._request = compiled.create_infer_request()
         self.inputs = tuple(_spec(port) for port in compiled.inputs)
@@ -61,6 +52,21 @@ class OpenVinoEngine:
 
     def close(self) -> None:
         """Nothing to release before the object goes."""
+
+
+def _compile(core: Any, graph: Path, threads: int, precision: str) -> tuple[Any, str]:
+    """The compiled model and the precision it runs in; raises ModelError for what is not a graph it can run."""
+    options: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1}
+    options["ENABLE_CPU_PINNING"] = False  # pinned workers starve when anything else runs on their core
+    native = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    taken = "bf16" if precision == "auto" and native else "f32"
+    options["INFERENCE_PRECISION_HINT"] = taken
+    if threads:
+        options["INFERENCE_NUM_THREADS"] = threads
+    try:
+        return core.compile_model(str(graph), "CPU", options), taken
+    except Exception as error:  # its errors are RuntimeError and its own types
+        raise ModelError(f"{graph}: OpenVINO can't load it: {one_line(error)}") from None
 
 
 def _spec(port: Any) -> TensorSpec:
