@@ -12,13 +12,14 @@ import msgspec
 
 from perception.clock import boot_id
 from perception.config import Launch
-from perception.engines import open_engine
+from perception.engines import EngineName, open_engine
 from perception.errors import ConfigError
 from perception.geometry import Camera, load_camera
 from perception.health import HealthReport, Pulse
 from perception.keys import Curve, read_keys
 from perception.labels import ClassTable
 from perception.models.card import ModelFiles, find
+from perception.models.panoptic import PanopticModel
 from perception.models.semantic import SemanticModel
 from perception.node import Node
 from perception.pipeline import Pipeline
@@ -123,11 +124,24 @@ def build_source(launch: Launch) -> Source:
     )
 
 
-def build_model(files: ModelFiles, launch: Launch, stopwatch: Stopwatch) -> SemanticModel:
-    engine = open_engine(files.graph, launch.model.engine, launch.model.threads)
+def build_model(files: ModelFiles, launch: Launch, stopwatch: Stopwatch) -> SemanticModel | PanopticModel:
+    return open_model(files, launch.model.engine, launch.model.threads, stopwatch)
+
+
+def open_model(
+    files: ModelFiles, engine: EngineName = "auto", threads: int = 0, stopwatch: Stopwatch | None = None
+) -> SemanticModel | PanopticModel:
+    """A model of the kind that its card says, on an engine of its own.
+
+    Raises:
+        ModelError: the engine is missing or can't run the graph, or the graph is not what the card says.
+    """
+    opened = open_engine(files.graph, engine, threads)
     match files.card.kind:
         case "semantic":
-            return SemanticModel(files, engine, stopwatch)
+            return SemanticModel(files, opened, stopwatch)
+        case "panoptic":
+            return PanopticModel(files, opened, stopwatch)
 
 
 def build_propagator(launch: Launch, mask_size: tuple[int, int]) -> Propagator:

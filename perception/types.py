@@ -33,7 +33,7 @@ class Segment:
     """One thing that the network saw in one image."""
 
     class_id: int  # index into the model card's classes
-    score: float  # mean confidence over its pixels, [0, 1]
+    score: float  # mean confidence over its pixels, times its centre's heat where the network gives one; [0, 1]
     area_px: int  # [mask px]
     box_xyxy: tuple[int, int, int, int]  # half open [mask px]
 
@@ -45,6 +45,7 @@ class Panoptic:
     labels: NDArray[np.uint8]  # (h, w) class index of every pixel, VOID where there is none
     id_map: NDArray[np.uint16]  # (h, w) 0 = no thing, k = segments[k - 1]
     segments: tuple[Segment, ...]
+    keys: NDArray[np.float32] | None = None  # (d, h', w') features in which a thing looks alike in two frames
 
 
 class TrackState(StrEnum):

@@ -35,6 +35,26 @@ class Output(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: str
     form: Literal["labels", "logits"] = "logits"
     confidence: str = ""  # name of an output with the winning class's probability, where the graph has one
+    centre: str = ""  # kind "panoptic": output (1, 1, h', w'), heat at the centres of things
+    offset: str = ""  # kind "panoptic": output (1, 2, h', w'), (dy, dx) to the centre of its thing [px of the input]
+    keys: str = ""  # kind "panoptic", where the graph has one: output (1, d, h", w"), features for a propagator
+
+    def instance_names(self) -> dict[str, str]:
+        """The outputs that only a panoptic graph has, as the card names them; those that it leaves out are ""."""
+        return {"centre": self.centre, "offset": self.offset, "keys": self.keys}
+
+
+class Grouping(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How centres and offsets of a panoptic graph become things (Cheng et al. 2020, section 3.3)."""
+
+    threshold: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.1  # centres below this heat are none
+    kernel: Annotated[int, msgspec.Meta(ge=1, le=31)] = 3  # two centres are further apart than half of it [cells], odd
+    most: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 200  # centres in one image; the hottest are kept
+    stuff_area: Annotated[int, msgspec.Meta(ge=0)] = 0  # a stuff class with fewer pixels is void [px at 640x360]
+
+    def __post_init__(self) -> None:
+        if self.kernel % 2 == 0:
+            raise ValueError(f"kernel is {self.kernel}; it must be odd, so that it has a middle")
 
 
 class ModelClass(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -47,16 +67,26 @@ class Card(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Everything the node must know of a model; `perception models` prints it."""
 
     card: Literal[1]
-    kind: Literal["semantic"]
+    kind: Literal["semantic", "panoptic"]
     input: Input
     output: Output
     classes: Annotated[tuple[ModelClass, ...], msgspec.Meta(min_length=1, max_length=250)]
+    grouping: Grouping = Grouping()
     topics: dict[str, tuple[str, ...]] = {}
     description: str = ""
     sha256: str = ""  # of the graph; checked at load where given: damaged graphs can load silently
     data: str = ""  # what it was trained on
     licence: str = ""
     figures: dict[str, str] = {}
+
+    def __post_init__(self) -> None:
+        named = {key for key, name in self.output.instance_names().items() if name}
+        if self.kind == "semantic" and named:
+            raise ValueError(f'output.{min(named)} belongs to kind = "panoptic"; this card says "semantic"')
+        if self.kind == "semantic" and self.grouping != Grouping():
+            raise ValueError('[grouping] belongs to kind = "panoptic"; this card says "semantic"')
+        if self.kind == "panoptic" and not {"centre", "offset"} <= named:
+            raise ValueError('kind = "panoptic" needs output.centre and output.offset, the names of those outputs')
 
     def class_table(self) -> ClassTable:
         things = frozenset(c.name for c in self.classes if c.thing)

@@ -1,4 +1,4 @@
-"""A semantic network: frame to network input, class map to things.
+"""A semantic network: class map to things.
 
 Things come from connected regions of their class: two people who touch are one segment. A panoptic network does
 better; this is what any user's semantic model can give.
@@ -9,15 +9,12 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from perception.errors import ModelError
-from perception.models.card import Card, ModelFiles
+from perception.models.card import ModelFiles
+from perception.models.graph import Graph
 from perception.models.grouping import group_things
-from perception.opencv import cv2
-from perception.protocols import Engine, TensorSpec
+from perception.protocols import Engine
 from perception.stopwatch import Stopwatch
 from perception.types import Panoptic
-
-DTYPES = ("uint8", "float32")
 
 
 class SemanticModel:
@@ -29,90 +26,17 @@ class SemanticModel:
 
     def __init__(self, files: ModelFiles, engine: Engine, stopwatch: Stopwatch | None = None) -> None:
         self.card, self.engine = files.card, engine
-        self._time = stopwatch or Stopwatch()
-        self._input = check_input(files.graph.name, self.card, engine)
-        self._output = check_output(files.graph.name, self.card, engine)
+        self._graph = Graph(files, engine, stopwatch)
         self._things = sorted(self.card.class_table().thing_ids)
-        self._table = None if self._input.dtype == "uint8" else normalisation(self.card)
-        blank = np.zeros((self.card.input.height, self.card.input.width, 3), np.uint8)
-        labels = self._labels(engine({self._input.name: self._prepare(blank)}))  # also warms the engine up
-        self.mask_size = (labels.shape[1], labels.shape[0])
+        self._areas = [c.min_area for c in self.card.classes]
+        self.mask_size = self._graph.mask_size
 
     def __call__(self, image: NDArray[np.uint8]) -> Panoptic:
         """(h, w, 3) RGB of any size -> what the network saw, at `mask_size`."""
-        with self._time("resize"):
-            tensor = self._prepare(image)
-        with self._time("network"):
-            outputs = self.engine({self._input.name: tensor})
-        with self._time("grouping"):
-            labels = self._labels(outputs)
-            areas = [c.min_area for c in self.card.classes]
-            confidence = outputs.get(self.card.output.confidence)
-            return group_things(labels, self._things, areas, _plane(confidence))
+        outputs = self._graph(image)
+        with self._graph.time("grouping"):
+            labels, confidence = self._graph.labels(outputs), self._graph.confidence(outputs)
+            return group_things(labels, self._things, self._areas, confidence)
 
     def close(self) -> None:
         self.engine.close()
-
-    def _prepare(self, image: NDArray[np.uint8]) -> NDArray:
-        wanted = self.card.input
-        size = (wanted.width, wanted.height)
-        if image.shape[1::-1] != size:
-            shrinks = image.shape[1] >= 2 * wanted.width and image.shape[0] >= 2 * wanted.height
-            image = cv2.resize(image, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)  # type: ignore[assignment]
-        if wanted.colour == "BGR":
-            image = image[..., ::-1]
-        tensor = image if self._table is None else cv2.LUT(np.ascontiguousarray(image), self._table)
-        if wanted.layout == "NCHW":
-            tensor = tensor.transpose(2, 0, 1)
-        return np.ascontiguousarray(tensor)[None]
-
-    def _labels(self, outputs: dict[str, NDArray]) -> NDArray[np.uint8]:
-        """(h, w) class indices, a copy: the engine reuses its buffers."""
-        raw = outputs[self._output.name]
-        if self.card.output.form == "logits":
-            return raw[0].argmax(0).astype(np.uint8)
-        plane = raw.reshape(raw.shape[-2:]) if raw.shape[-1] != 1 else raw.reshape(raw.shape[-3:-1])
-        return plane.astype(np.uint8)
-
-
-def _plane(confidence: NDArray | None) -> NDArray | None:
-    return None if confidence is None else confidence.reshape(confidence.shape[-2:])
-
-
-def normalisation(card: Card) -> NDArray[np.float32]:
-    """(1, 256, 3) table of what each pixel value becomes per channel, for `cv2.LUT`."""
-    value = np.arange(256, dtype=np.float64)[:, None] * card.input.scale
-    return ((value - np.array(card.input.mean)) / np.array(card.input.std)).astype(np.float32)[None]
-
-
-def check_input(graph: str, card: Card, engine: Engine) -> TensorSpec:
-    """The graph's one input, which must be the card's."""
-    names = ", ".join(spec.name for spec in engine.inputs)
-    if len(engine.inputs) != 1 or engine.inputs[0].name != card.input.name:
-        raise ModelError(f"{graph}: inputs are {names}; the card says input.name = {card.input.name!r}")
-    spec = engine.inputs[0]
-    h, w = card.input.height, card.input.width
-    wanted = (1, 3, h, w) if card.input.layout == "NCHW" else (1, h, w, 3)
-    fits = len(spec.shape) == 4 and all(s in (None, t) for s, t in zip(spec.shape, wanted, strict=True))
-    if not fits:
-        shape = tuple(s if s is not None else "?" for s in spec.shape)
-        raise ModelError(f"{graph}: input {spec.name} has shape {shape}; the card says {wanted} ({card.input.layout})")
-    if spec.dtype not in DTYPES:
-        raise ModelError(f"{graph}: input {spec.name} is {spec.dtype}; it must be uint8 or float32")
-    return spec
-
-
-def check_output(graph: str, card: Card, engine: Engine) -> TensorSpec:
-    """The graph's output of classes, which must have as many channels as the card has classes."""
-    by_name = {spec.name: spec for spec in engine.outputs}
-    for name in filter(None, (card.output.name, card.output.confidence)):
-        if name not in by_name:
-            raise ModelError(f"{graph}: no output {name!r}; it has {', '.join(by_name)}")
-    spec = by_name[card.output.name]
-    if card.output.form == "logits":
-        channels = spec.shape[1] if len(spec.shape) == 4 else 0
-        if channels not in (None, len(card.classes)):
-            raise ModelError(f"{graph}: output {spec.name} has {channels} classes; the card lists {len(card.classes)}")
-    elif spec.dtype not in ("uint8", "int32", "int64"):
-        raise ModelError(f"{graph}: output {spec.name} is {spec.dtype}; labels must be whole numbers")
-    return spec
