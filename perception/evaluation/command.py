@@ -2,65 +2,102 @@
 
 from __future__ import annotations
 
-import math
+import contextlib
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
-import numpy as np
-
-from perception.engines import EngineName, open_engine
 from perception.errors import ConfigError
-from perception.evaluation.predict import predict, score
-from perception.evaluation.segmentation import Confusion
-from perception.models.card import find
-from perception.models.semantic import SemanticModel
+from perception.evaluation.bdd_mots import MotsFolder
+from perception.evaluation.classes import ScoredClasses, scored_classes
+from perception.evaluation.confusion_picture import write_confusion_picture
+from perception.evaluation.extra import load_extra
+from perception.evaluation.predict import Predictor, predict
+from perception.evaluation.report import report
+from perception.evaluation.score import Scores, score
+from perception.evaluation.stored import About, read_about
+from perception.evaluation.truth import LabelFolder, TruthSet, pictures_of
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """How a data set is to be scored, beyond what its truth decides."""
+
+    merge: Sequence[str] = ()  # pairs 'class=class' to score as one
+    sequence: bool = False  # the pictures are a clip, in the order of their names: measure flicker too
+    least_area: int = 0  # true instances with fewer pixels are neither missed nor wrong [px of the picture]
+    picture: Path | None = None  # where to draw the confusion matrix
 
 
 def evaluate_command(
     data: Path,
-    model: str,
-    engine: str,
-    merge: Sequence[str],
-    keep: Path | None,
+    predictor: Predictor | None,
+    predictions: Path | None,
+    wishes: Wishes,
     progress: Callable[[str, int, int], None],
 ) -> dict[str, Any]:
-    """Predict all of `data`, score it, and return IoU by class name, mean IoU and pixel accuracy.
+    """Predict all of `data`, score it, and return every figure that its truth allows (`report` names them).
+
+    Args:
+        data: folder with pictures and truth.
+        predictor: the model; None scores what is in `predictions` already.
+        predictions: folder that the predictions are kept in or read from; None throws them away.
+        wishes: what to score.
+        progress: called with the loop's name, how many are done and how many there are.
 
     Raises:
-        PerceptionError: the model or the data can't be used, or `merge` names no class.
+        PerceptionError: the model, the data or the predictions can't be used, or `merge` names no class.
     """
-    if engine not in get_args(EngineName):
-        raise ConfigError(f"engine {engine!r} is not one of {', '.join(get_args(EngineName))}")
-    files = find(model)
-    network = SemanticModel(files, open_engine(files.graph, engine))  # type: ignore[arg-type]
-    names = files.card.class_table().names
+    about = predictor.about if predictor else read_about(_given(predictions))
+    classes = scored_classes(about.classes, about.things, wishes.merge)
+    truth = open_truth(data, classes)
+    _check_wishes(truth, wishes)
+    scores = Scores(classes, truth, wishes.sequence, wishes.least_area)
+    with _folder(predictions) as out:
+        if predictor:
+            pictures = pictures_of(data, truth)
+            predict(predictor, pictures, out, lambda done, total: progress("predicting", done, total))
+        score(out, truth, scores, lambda done, total: progress("scoring", done, total))
+    if wishes.picture and scores.confusion:
+        write_confusion_picture(scores.confusion, classes.names, wishes.picture)
+    return _about(about, classes, wishes) | report(scores)
+
+
+def open_truth(data: Path, classes: ScoredClasses) -> TruthSet:
+    """The data set of a folder, by the form of what is in `labels/`; raises ConfigError where that is neither."""
+    if not (data / "labels").is_dir():
+        raise ConfigError(f"{data}: no folder labels/ here; give one with images/ and labels/")
+    if any((data / "labels").glob("*.json")):
+        return MotsFolder(data, classes)
+    return LabelFolder(data, classes)
+
+
+def _given(predictions: Path | None) -> Path:
+    if predictions is None:
+        raise ConfigError("nothing to evaluate: name a model, a checkpoint or a folder of predictions")
+    return predictions
+
+
+def _check_wishes(truth: TruthSet, wishes: Wishes) -> None:
+    """Say what can't be had before the hours of predicting, not after them."""
+    if wishes.picture:
+        load_extra("matplotlib", "the confusion picture")
+    if not truth.has_labels and (wishes.sequence or wishes.picture):
+        raise ConfigError("this data set labels things only: it allows neither flicker nor a confusion matrix")
+
+
+@contextlib.contextmanager
+def _folder(kept: Path | None) -> Iterator[Path]:
+    if kept:
+        yield kept
+        return
     with tempfile.TemporaryDirectory() as temporary:
-        out = keep or Path(temporary)
-        predict(network, data / "images", out, lambda done, total: progress("predicting", done, total))
-        confusion = score(out, data / "labels", len(names), lambda done, total: progress("scoring", done, total))
-    confusion, names = merge_classes(confusion, names, merge)
-    iou = confusion.iou()
-    return {
-        "model": files.identity,
-        "engine": network.engine.name,
-        "iou": {n: None if math.isnan(v) else round(float(v), 4) for n, v in zip(names, iou, strict=True)},
-        "mean_iou": round(confusion.mean_iou(), 4),
-        "pixel_accuracy": round(confusion.pixel_accuracy(), 4),
-    }
+        yield Path(temporary)
 
 
-def merge_classes(
-    confusion: Confusion, names: tuple[str, ...], merge: Sequence[str]
-) -> tuple[Confusion, tuple[str, ...]]:
-    """Score each `from=to` pair as one class; raises ConfigError where a name is not a class."""
-    target = dict.fromkeys(names)
-    for pair in merge:
-        source, _, goal = (part.strip() for part in pair.partition("="))
-        if source not in names or goal not in names:
-            raise ConfigError(f"--merge {pair!r}: write 'class=class' with names of {', '.join(names)}")
-        target[source] = goal
-    kept = tuple(name for name in names if target[name] is None)
-    into = np.array([kept.index(target[name] or name) for name in names])
-    return confusion.merged(into), kept
+def _about(about: About, classes: ScoredClasses, wishes: Wishes) -> dict[str, Any]:
+    out: dict[str, Any] = {"model": about.model, "engine": about.engine, "classes": list(classes.names)}
+    out["things"] = [classes.names[i] for i in sorted(classes.things)]
+    return out | {"merge": list(wishes.merge), "least_area": wishes.least_area}

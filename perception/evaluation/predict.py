@@ -1,64 +1,69 @@
-"""Predict and score as two loops: predictions go to files, scoring reads files and never runs a network."""
+"""The first loop: pictures through a network, what it saw to files. Scoring never runs a network."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 
+from perception.build import open_model
+from perception.engines import EngineName
 from perception.errors import ConfigError
-from perception.evaluation.segmentation import IGNORE, Confusion
-from perception.models.semantic import SemanticModel
-from perception.opencv import cv2
+from perception.evaluation.stored import ABOUT, About, write_about, write_prediction
+from perception.models.card import find
+from perception.sources.images import load_image
+from perception.types import Panoptic
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 Progress = Callable[[int, int], None]
 
 
-def predict(model: SemanticModel, images: Path, out: Path, progress: Progress) -> int:
-    """Class maps of all pictures in `images`, at the pictures' own size, as PNG in `out`; how many there were.
+class Model(Protocol):
+    """Anything that sees things in a picture."""
 
-    A map of another size than its picture is scaled with nearest neighbour: that is what a subscriber would do.
+    def __call__(self, image: NDArray[np.uint8]) -> Panoptic:
+        """(h, w, 3) RGB of any size -> what is in it, at a size of the model's choice."""
+        ...
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """An open model and what its predictions will say of it. Whoever made it closes `model`."""
+
+    about: About
+    model: Model
+
+
+def node_predictor(model: str, engine: str) -> Predictor:
+    """The model just as the node would run it.
 
     Raises:
-        ConfigError: there are no pictures, or one can't be read.
+        PerceptionError: no such model or engine, a card with a mistake, or a graph that is not the card's.
     """
-    paths = sorted(p for p in images.glob("*") if p.suffix.lower() in SUFFIXES)
-    if not paths:
-        raise ConfigError(f"{images}: no pictures here")
+    if engine not in get_args(EngineName):
+        raise ConfigError(f"engine {engine!r} is not one of {', '.join(get_args(EngineName))}")
+    files = find(model)
+    table = files.card.class_table()
+    things = tuple(name for name in table.names if name in table.things)
+    opened = open_model(files, engine)  # type: ignore[arg-type]
+    return Predictor(About(table.names, things, f"{files.name} {files.identity}", opened.engine.name), opened)
+
+
+def predict(predictor: Predictor, pictures: Mapping[str, Path], out: Path, progress: Progress) -> None:
+    """Store what the model sees in each picture, at the picture's own size, in the folder `out`.
+
+    Raises:
+        PerceptionError: the model fails, a picture can't be read or a file can't be written.
+    """
     out.mkdir(parents=True, exist_ok=True)
-    for i, path in enumerate(paths):
-        bgr = cv2.imread(str(path), cv2.IMREAD_COLOR)
-        if bgr is None:
-            raise ConfigError(f"{path}: can't be read as a picture")
-        labels = model(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB).astype(np.uint8)).labels
-        labels = cv2.resize(labels, bgr.shape[1::-1], interpolation=cv2.INTER_NEAREST)
-        cv2.imwrite(str(out / f"{path.stem}.png"), labels)
-        progress(i + 1, len(paths))
-    return len(paths)
-
-
-def score(predictions: Path, labels: Path, classes: int, progress: Progress) -> Confusion:
-    """One confusion matrix over all label files and the predictions of the same name.
-
-    Raises:
-        ConfigError: a prediction is missing, of another size, or a label is outside the class list.
-    """
-    paths = sorted(labels.glob("*.png"))
-    if not paths:
-        raise ConfigError(f"{labels}: no label PNGs here")
-    confusion = Confusion(classes)
-    for i, path in enumerate(paths):
-        truth = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-        predicted = cv2.imread(str(predictions / path.name), cv2.IMREAD_UNCHANGED)
-        if truth is None or predicted is None:
-            raise ConfigError(f"{path if truth is None else predictions / path.name}: missing or unreadable")
-        if truth.shape != predicted.shape:
-            raise ConfigError(f"{path}: truth is {truth.shape}, prediction {predicted.shape}")
-        wrong = np.setdiff1d(np.unique(truth), [*range(classes), IGNORE])
-        if wrong.size:
-            raise ConfigError(f"{path}: label value {wrong[0]} is not one of 0..{classes - 1} or {IGNORE}")
-        confusion.add(truth.astype(np.uint8), predicted.astype(np.uint8))
-        progress(i + 1, len(paths))
-    return confusion
+    (out / ABOUT).unlink(missing_ok=True)
+    for i, (name, path) in enumerate(pictures.items(), 1):
+        image = load_image(path)
+        write_prediction(out, name, predictor.model(image), (image.shape[1], image.shape[0]))
+        progress(i, len(pictures))
+    write_about(out, predictor.about)

@@ -32,9 +32,14 @@ class Confusion:
 
     def iou(self) -> NDArray[np.float64]:
         """Per class TP / (TP + FP + FN); NaN for a class in neither truth nor prediction."""
-        tp = np.diag(self.counts[:, : self.classes]).astype(np.float64)
-        union = self.counts.sum(1) + self.counts[:, : self.classes].sum(0) - tp
+        tp = self._true_positives()
+        union = self._sizes() - tp
         return np.where(union > 0, tp / np.maximum(union, 1), np.nan)
+
+    def dice(self, absent: float = np.nan) -> NDArray[np.float64]:
+        """Per class 2 TP / (2 TP + FP + FN); `absent` for a class in neither truth nor prediction."""
+        size = self._sizes()
+        return np.where(size > 0, 2 * self._true_positives() / np.maximum(size, 1), absent)
 
     def mean_iou(self) -> float:
         return float(np.nanmean(self.iou()))
@@ -42,11 +47,16 @@ class Confusion:
     def pixel_accuracy(self) -> float:
         return float(np.trace(self.counts[:, : self.classes]) / max(1, self.counts.sum()))
 
-    def merged(self, into: NDArray[np.int64]) -> Confusion:
-        """The matrix after mapping class i to `into[i]`, for scoring fine classes with a coarser list."""
-        out = Confusion(int(into.max()) + 1)
-        columns = np.append(into, out.classes)
-        rows = np.zeros((out.classes, self.classes + 1), np.int64)
-        np.add.at(rows, into, self.counts)
-        np.add.at(out.counts.T, columns, rows.T)
-        return out
+    def _true_positives(self) -> NDArray[np.float64]:
+        return np.diag(self.counts[:, : self.classes]).astype(np.float64)
+
+    def _sizes(self) -> NDArray[np.int64]:
+        """Per class |truth| + |prediction| = 2 TP + FP + FN [px]."""
+        return self.counts.sum(1) + self.counts[:, : self.classes].sum(0)
+
+
+def image_dice(truth: NDArray[np.uint8], predicted: NDArray[np.uint8], classes: int) -> NDArray[np.float64]:
+    """Per class Dice of one image alone: 1 where truth and prediction are both empty, 0 where one of them is."""
+    alone = Confusion(classes)
+    alone.add(truth, predicted)
+    return alone.dice(absent=1.0)
