@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import dataclasses
-import signal
 import socket
 import struct
 import subprocess

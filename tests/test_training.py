@@ -1,243 +1,556 @@
 from __future__ import annotations
 
+import csv
+import importlib
+import math
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 torch = pytest.importorskip("torch", reason="the train extra is not installed")
 
-from perception.engines import open_engine  # noqa: E402
-from perception.errors import ConfigError, ModelError  # noqa: E402
-from perception.models.card import find  # noqa: E402
-from perception.models.semantic import SemanticModel  # noqa: E402
+from perception.cli import app  # noqa: E402
+from perception.errors import ConfigError, ModelError, PerceptionError  # noqa: E402
 from perception.opencv import cv2  # noqa: E402
-from perception.training.augment import random_crop  # noqa: E402
-from perception.training.batches import Mixture  # noqa: E402
-from perception.training.datasets import CLASSES, IDD_LITE, coarse_meaning, exact_meaning, image_label_folder  # noqa: E402
-from perception.training.export import export, export_int8  # noqa: E402
+from perception.training.batches import Batch, Mixture, chosen  # noqa: E402
+from perception.training.checkpoint import SaveError, load_checkpoint, load_network, part  # noqa: E402
+from perception.training.command import Outcome, Request, check_command, configured, train_command  # noqa: E402
+from perception.training.config import (  # noqa: E402
+    CLASSES,
+    THINGS,
+    LossConfig,
+    OptimizerConfig,
+    TeacherConfig,
+    read_training_config,
+    shipped_configs,
+)
+from perception.training.datasets import open_dataset  # noqa: E402
+from perception.training.label_set import Codes, read_label_set  # noqa: E402
 from perception.training.losses import dice_loss, ohem_cross_entropy, set_cross_entropy  # noqa: E402
-from perception.training.networks.deeplab import DeepLabV3Plus  # noqa: E402
-from perception.training.networks.mobilenet import MobileNetV2, calibrate_batch_norm  # noqa: E402
-from perception.training.train import Recipe, Trainer, predict  # noqa: E402
+from perception.training.networks import build_network, check  # noqa: E402
+from perception.training.networks.prediction import Prediction  # noqa: E402
+from perception.training.objective import Objective, distillation_loss  # noqa: E402
+from perception.training.optimizer import SpikeGuard, freeze  # noqa: E402
+from perception.training.schedule import learning_rate  # noqa: E402
+from perception.training.trainer import Trainer  # noqa: E402
+from perception.training.validation import validate  # noqa: E402
+from tests.training_fakes import CONFIG, no_file_beyond, write_config, write_pictures  # noqa: E402
+
+REALTIME = CONFIG.replace('kind = "unet"\nwidth = 8', 'kind = "realtime"\nwidth = 16')
+REALTIME = REALTIME.replace("samples = 2", 'samples = 2\ninstances = "exact"')
 
 
-@pytest.fixture
-def logits_and_target():
-    generator = torch.Generator().manual_seed(0)
-    logits = torch.randn(2, 4, 6, 5, generator=generator, dtype=torch.float64, requires_grad=True)
-    target = torch.randint(0, 4, (2, 6, 5), generator=generator)
-    target[0, :2] = 255
-    return logits, target
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
-def brute_cross_entropies(logits, target) -> np.ndarray:
-    values = []
-    for n, y, x in np.ndindex(*target.shape):
-        if target[n, y, x] != 255:
-            z = logits[n, :, y, x].detach().numpy()
-            values.append(np.log(np.exp(z).sum()) - z[int(target[n, y, x])])
-    return np.array(values)
+def quiet(_what: str, _done: int, _total: int) -> None:
+    pass
 
 
-def test_ohem_is_the_mean_of_the_hardest_share(logits_and_target):
-    values = np.sort(brute_cross_entropies(*logits_and_target))[::-1]
-    expected = values[: int(len(values) / 3)].mean()
-    assert float(ohem_cross_entropy(*logits_and_target).detach()) == pytest.approx(expected)
+def trained(folder: Path, name: str = "run", text: str = CONFIG, progress=quiet, **options) -> Outcome:
+    """A run without validation, which changes no weight and takes most of the time here."""
+    options = {"without": ["validation"], **options}
+    return validated(folder, name, text, progress, **options)
 
 
-def test_set_cross_entropy_with_exact_meaning_is_cross_entropy(logits_and_target):
-    logits, target = logits_and_target
-    meaning = torch.eye(4, dtype=torch.bool)
-    assert torch.allclose(set_cross_entropy(logits, target, meaning), ohem_cross_entropy(logits, target))
+def validated(folder: Path, name: str = "run", text: str = CONFIG, progress=quiet, **options) -> Outcome:
+    config = write_config(folder, text)
+    return train_command(Request(config, folder / name, device="cpu", **options), progress)
 
 
-def test_set_cross_entropy_asks_only_for_the_sum(logits_and_target):
-    logits, _ = logits_and_target
-    meaning = torch.tensor([[True, True, False, False]])
-    p = logits.softmax(1)[:, :2].sum(1).detach().numpy()
-    loss = set_cross_entropy(logits, torch.zeros(2, 6, 5, dtype=torch.long), meaning, share=1.0)
-    assert float(loss.detach()) == pytest.approx(-np.log(p).mean())
+def weights(run: Path, name: str = "last.safetensors"):
+    return load_checkpoint(run / name)[0]
 
 
-@pytest.mark.parametrize(
-    "loss", [lambda z, t: dice_loss(z, t), lambda z, t: set_cross_entropy(z, t, torch.eye(4, dtype=torch.bool), 1.0)]
-)
-def test_gradients_agree_with_differences(logits_and_target, loss):
-    logits, target = logits_and_target
-    assert torch.autograd.gradcheck(lambda z: loss(z, target), (logits,))
+def rows_of(run: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader((run / "log.csv").read_text().splitlines()))
 
 
-def test_dice_of_a_sure_and_right_prediction_is_zero():
-    target = torch.tensor([[[0, 1], [1, 255]]])
-    sure = torch.nn.functional.one_hot(target.clamp(max=1), 2).permute(0, 3, 1, 2) * 100.0
-    assert float(dice_loss(sure, target)) == pytest.approx(0.0, abs=1e-6)
+def assert_equal(a: Path, b: Path) -> None:
+    ours, theirs = weights(a), weights(b)
+    assert ours.keys() == theirs.keys()
+    assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
 
 
-@pytest.mark.parametrize(
-    "loss", [ohem_cross_entropy, dice_loss, lambda z, t: set_cross_entropy(z, t, torch.eye(3, dtype=torch.bool))]
-)
-def test_an_image_without_labels_costs_nothing(loss):
-    logits = torch.randn(1, 3, 4, 4, requires_grad=True)
-    value = loss(logits, torch.full((1, 4, 4), 255))
-    value.backward()
-    assert float(value.detach()) == 0.0
-    assert logits.grad is not None
-    assert float(logits.grad.abs().sum()) == 0.0
+# configurations
 
 
-@pytest.mark.parametrize(("output_stride", "last"), [(16, 6), (32, 6), (16, 5)])
-def test_logits_come_at_a_quarter_of_any_size(output_stride, last):
-    net = DeepLabV3Plus(12, 32, output_stride, last).eval()
-    with torch.no_grad():
-        assert net(torch.zeros(1, 3, 72, 104)).shape == (1, 12, 18, 26)
-
-
-def test_batch_norm_statistics_keep_the_function():
-    torch.manual_seed(0)
-    net = MobileNetV2().eval()
-    for _, norm in net.convolutions():
-        norm.bias.data.normal_(0, 0.1)
-    x = torch.randn(4, 3, 64, 64)
-    with torch.no_grad():
-        before = net(x)[3]
-        calibrate_batch_norm(net, x)
-        after = net.eval()(x)[3]
-    assert torch.allclose(before, after, atol=1e-3)
-
-
-def test_every_coarse_label_can_be_something():
-    meaning = coarse_meaning(IDD_LITE)
-    assert meaning.shape == (7, 12)
-    assert meaning.any(1).all()
-
-
-def folder(root: Path, n: int = 6, size: tuple[int, int] = (64, 96)) -> Path:
-    """Pictures whose left half is road and right half is car."""
-    for name in ("images", "labels"):
-        (root / name).mkdir(parents=True)
-    rng = np.random.default_rng(0)
-    for i in range(n):
-        image = rng.integers(0, 60, (*size, 3), np.uint8)
-        labels = np.full(size, 3, np.uint8)
-        labels[:, size[1] // 2 :] = 8
-        image[:, size[1] // 2 :] += 150
-        cv2.imwrite(str(root / "images" / f"{i}.png"), image)
-        cv2.imwrite(str(root / "labels" / f"{i}.png"), labels)
-    return root
-
-
-def test_crops_keep_image_and_labels_together():
-    image = np.zeros((60, 80, 3), np.uint8)
-    image[20:40, 30:50] = 255
-    labels = (image[..., 0] > 0).astype(np.uint8)
-    rng = np.random.default_rng(1)
-    for _ in range(20):
-        out, out_labels = random_crop(image, labels, (40, 40), (0.8, 1.6), rng)
-        inside = out_labels != 255
-        assert np.mean((out[..., 0] > 127)[inside] == out_labels[inside]) > 0.97
-
-
-def test_batches_repeat_with_the_seed_and_cover_every_sample(tmp_path):
-    data = image_label_folder(folder(tmp_path / "a"), "a")
-
-    def mixture() -> Mixture:
-        return Mixture({"a": data}, {"a": 2}, (32, 32), {"a": (0.8, 1.2)}, seed=3)
-
-    assert torch.equal(mixture().batch(5).images, mixture().batch(5).images)
-    assert sorted(i for step in range(3) for i in mixture()._choose(data, 2, step)) == list(range(6))
+@pytest.mark.parametrize("name", shipped_configs())
+def test_a_shipped_configuration_is_valid_and_its_network_can_be_built(name, tmp_path):
+    config, _ = read_training_config(name)
+    check(config.network, len(config.classes))
+    assert not any(side % 32 for side in config.crop)
+    codes = Codes(config.classes)
+    Objective(config.loss, torch.from_numpy(codes.meaning()))
+    for data in [*config.data.values(), config.validation]:
+        codes.table(read_label_set(data.label_set, tmp_path), name)
 
 
 @pytest.mark.parametrize(
-    ("spoil", "says"),
+    ("before", "after", "says"),
     [
-        (lambda root: (root / "labels" / "0.png").unlink(), "have no label"),
-        (lambda root: (root / "images" / "0.png").write_bytes(b"x"), "can't be read"),
-        (lambda root: cv2.imwrite(str(root / "labels" / "0.png"), np.full((64, 96), 77, np.uint8)), "label value 77"),
-        (lambda root: cv2.imwrite(str(root / "labels" / "0.png"), np.zeros((10, 10), np.uint8)), "does not fit"),
+        ("version = 1\n", "", "the first line must be version = 1"),
+        ("version = 1\n", "version = 2\n", "the first line must be version = 1"),
+        ("warmup = 2", "warm_up = 2", "unknown key 'optimizer.warm_up'; did you mean 'warmup'"),
+        ("steps = 8", "steps = 0", "steps: Expected"),
+        ("crop = [32, 48]", "crop = [30, 48]", "crop"),
+        ("samples = 2", "samples = 2\nscale = [2.0, 1.0]", "data.a.scale: .* upside down"),
+        ('kind = "unet"', 'kind = "unett"', "network.kind"),
+        ("[data.a]", "[data.validation]", "the name is taken"),
+        ("[network]", '[loss]\nsemantic = { ohm = 1.0 }\n[network]', "'ohm' is not one of .*did you mean 'ohem'"),
+        ("[network]", "[loss]\nsemantic = { ohem = 0.0 }\n[network]", "every weight is 0"),
+        ("log_steps = 2", 'log_steps = 2\nthings = ["tram"]', "things: 'tram' is not one of the classes"),
+        ("log_steps = 2", 'log_steps = 2\nprecision = "float16"', "needs a GPU"),
+        ("warmup = 2", "frozen_stages = 2", "frozen_stages is 2; this network's backbone has 0"),
+    ],
+)  # fmt: skip
+def test_a_wrong_configuration_is_one_line(tmp_path, before, after, says):
+    with pytest.raises(ConfigError, match=says) as caught:
+        trained(tmp_path, text=CONFIG.replace(before, after, 1))
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_configuration_that_is_not_there_lists_the_shipped_ones():
+    with pytest.raises(ConfigError, match=r"there is none; name a \.toml file or one of .*road"):
+        read_training_config("raod")
+
+
+def test_names_on_the_command_line_must_be_those_of_the_configuration(tmp_path):
+    with pytest.raises(ConfigError, match="no data set 'b'; it has a, validation"):
+        validated(tmp_path, folders={"b": tmp_path})
+    with pytest.raises(ConfigError, match="no data set is left"):
+        trained(tmp_path, without=["a"])
+
+
+def test_frozen_random_weights_are_refused(tmp_path):
+    with pytest.raises(ConfigError, match="--start FILE"):
+        trained(tmp_path, text=REALTIME.replace("warmup = 2", "frozen_stages = 2"))
+
+
+# batches
+
+
+def mixture(folder: Path, text: str = CONFIG) -> Mixture:
+    config, base = read_training_config(write_config(folder, text))
+    codes = Codes(CLASSES)
+    return Mixture([open_dataset(n, d, codes, THINGS, base) for n, d in config.data.items()], config)
+
+
+def test_a_batch_is_the_same_whenever_it_is_asked_for(tmp_path):
+    a, b = mixture(tmp_path), mixture(tmp_path, CONFIG.replace("cache_mb = 16", "cache_mb = 0\nworkers = 3"))
+    ahead = list(b.batches(2, 6))
+    for step in (5, 3):
+        assert torch.equal(a.batch(step).images, ahead[step - 2].images)
+        assert torch.equal(a.batch(step).codes, ahead[step - 2].codes)
+
+
+def test_every_sample_comes_once_a_pass():
+    passes = [sorted(i for step in range(3 * e, 3 * e + 3) for i in chosen(6, 2, step, (1,))) for e in range(2)]
+    assert passes == [list(range(6))] * 2
+    assert chosen(6, 6, 0, (1,)) != chosen(6, 6, 1, (1,))
+
+
+def test_a_panoptic_network_gets_centres_and_offsets(tmp_path):
+    batch = mixture(tmp_path, REALTIME).batch(0)
+    shapes = [batch.centre, batch.offset, batch.is_thing, batch.is_known]
+    assert [tuple(t.shape) for t in shapes if t is not None] == [(2, 1, 8, 12), (2, 2, 8, 12)] + [(2, 1, 8, 12)] * 2
+
+
+def test_all_wrong_files_are_counted_before_training(tmp_path):
+    config = write_config(tmp_path)
+    for name in ("0.png", "3.png"):
+        cv2.imwrite(str(tmp_path / "a" / "labels" / name), np.full((48, 64), 77, np.uint8))
+    with pytest.raises(ConfigError, match=r"data set 'a': 2 of 5 samples are wrong; first: .*0\.png: label value 77"):
+        train_command(Request(config, tmp_path / "run", device="cpu"), quiet)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_file_that_goes_bad_during_a_run_takes_nothing_with_it(tmp_path):
+    def spoil(what: str, done: int, _total: int) -> None:
+        if what.startswith("loss") and done == 2:
+            (tmp_path / "a" / "labels" / "0.png").write_bytes(b"")
+
+    with pytest.raises(ConfigError, match=r"0\.png: broken or cut off"):
+        validated(tmp_path, progress=spoil)  # the validation reads it
+    assert load_checkpoint(tmp_path / "run" / "last.safetensors")[1].step == 4
+
+
+def test_the_check_draws_a_batch(tmp_path):
+    config = write_config(tmp_path)
+    counts = check_command(Request(config), tmp_path / "sheet" / "batch.png", quiet)
+    assert counts == {"a": 5, "validation": 3}
+    picture = cv2.imread(str(tmp_path / "sheet" / "batch.png"))
+    assert picture is not None
+    assert picture.shape == (3 * 32, 3 * 48, 3)
+
+
+# the loss of a batch
+
+MEANING = torch.tensor([[True, False, False], [False, True, False], [False, False, True], [True, True, False]])
+
+
+def prediction(**heads) -> Prediction:
+    generator = torch.Generator().manual_seed(0)
+    return Prediction(torch.randn(2, 3, 16, 16, generator=generator), **heads)
+
+
+def test_exact_pixels_get_the_semantic_losses_and_coarse_ones_the_set_loss():
+    codes = torch.randint(0, 4, (2, 16, 16), generator=torch.Generator().manual_seed(1))
+    codes[:, :2] = 255
+    logits = prediction().semantic
+    parts = Objective(LossConfig(), MEANING)(prediction(), Batch(torch.zeros(0), codes))
+    exact, coarse = codes.masked_fill(codes == 3, 255), codes.masked_fill(codes != 3, 255)
+    share = (codes == 3).sum() / (codes != 255).sum()
+    assert parts.keys() == {"ohem", "dice", "coarse"}
+    assert torch.allclose(parts["ohem"], ohem_cross_entropy(logits, exact))
+    assert torch.allclose(parts["dice"], 0.5 * dice_loss(logits, exact))
+    assert torch.allclose(parts["coarse"], share * set_cross_entropy(logits, coarse, MEANING))
+
+
+def test_a_batch_without_a_label_costs_nothing():
+    parts = Objective(LossConfig(), MEANING)(prediction(), Batch(torch.zeros(0), torch.full((2, 16, 16), 255)))
+    assert {name: float(v) for name, v in parts.items()} == {"ohem": 0.0, "dice": 0.0}
+
+
+def test_all_heads_have_their_part():
+    ones = torch.ones(2, 1, 4, 4)
+    heads = {"centre": ones * 0.5, "offset": torch.ones(2, 2, 4, 4) * 3, "auxiliary": torch.zeros(2, 3, 2, 2)}
+    batch = Batch(torch.zeros(0), torch.zeros(2, 16, 16).long(), ones, torch.zeros(2, 2, 4, 4), ones, ones)
+    parts = Objective(LossConfig(), MEANING)(prediction(**heads), batch)
+    assert float(parts["centre"]) == pytest.approx(200 * 0.25)
+    assert float(parts["offset"]) == pytest.approx(0.01 * 3)
+    assert float(parts["auxiliary"]) == pytest.approx(0.4 * math.log(3))
+
+
+def test_logits_of_any_stride_are_compared_on_the_losses_grid():
+    codes = torch.zeros(2, 32, 32).long()
+    for stride in (1, 2, 4):
+        parts = Objective(LossConfig(stride=stride), MEANING)(prediction(), Batch(torch.zeros(0), codes))
+        assert torch.isfinite(parts["ohem"])
+
+
+def test_distillation_is_zero_for_a_student_who_knows_and_follows_kl_otherwise():
+    generator = torch.Generator().manual_seed(0)
+    a, b = (torch.randn(1, 3, 2, 2, generator=generator, dtype=torch.float64) for _ in range(2))
+    assert float(distillation_loss(a, a, 2.0)) == pytest.approx(0)
+    p, q = (np.exp(x.numpy() / 2) / np.exp(x.numpy() / 2).sum(1, keepdims=True) for x in (b, a))
+    assert float(distillation_loss(a, b, 2.0)) == pytest.approx(4 * (p * np.log(p / q)).sum(1).mean())
+
+
+def test_a_teacher_has_its_part():
+    taught = torch.zeros(2, 3, 8, 8)
+    objective = Objective(LossConfig(), MEANING, TeacherConfig(checkpoint="t.safetensors", weight=0.5, temperature=2.0))
+    parts = objective(prediction(), Batch(torch.zeros(0), torch.zeros(2, 16, 16).long()), taught)
+    expected = distillation_loss(prediction().semantic, torch.zeros(2, 3, 16, 16), 2.0)
+    assert torch.allclose(parts["distillation"], 0.5 * expected)
+
+
+# steps
+
+
+@pytest.mark.parametrize(("schedule", "middle"), [("poly", 0.5**0.9), ("cosine", 0.5), ("constant", 1.0)])
+def test_the_learning_rate_warms_up_and_follows_its_schedule(schedule, middle):
+    config = OptimizerConfig(learning_rate=2.0, schedule=schedule, warmup=10)
+    rates = [learning_rate(config, step, 1000) for step in range(1000)]
+    assert rates[0] == pytest.approx(0.2, rel=1e-3)
+    assert rates[500] == pytest.approx(2.0 * middle)
+    assert rates[999] < 0.02 or schedule == "constant"
+
+
+def test_a_garbage_gradient_is_refused_but_not_a_rising_one():
+    guard = SpikeGuard(100.0)
+    assert [guard.accepts(norm) for norm in (3, 90, 5, math.nan, math.inf, 4e9, 7)] == [True] * 3 + [False] * 3 + [True]
+    assert (guard.refused, guard.refused_in_a_row) == (3, 0)
+    steady = SpikeGuard(100.0)
+    assert all(steady.accepts(200.0 * 1.05**i) for i in range(60))
+
+
+def test_a_step_on_garbage_changes_neither_weights_nor_statistics(tmp_path):
+    config, base = configured(Request(write_config(tmp_path, REALTIME), without=["validation"], device="cpu"))
+    trainer = Trainer(config, base, tmp_path, torch.device("cpu"))
+    before = [tensor.clone() for tensor in trainer.network.state_dict().values()]
+    batch = trainer.mixture.batch(0)
+    batch.images[0, 0, 0, 0] = math.nan
+    trainer._train_step(batch)
+    assert trainer.guard.refused == 1
+    assert all(torch.equal(a, b) for a, b in zip(before, trainer.network.state_dict().values(), strict=True))
+
+
+def test_frozen_stages_keep_their_weights():
+    network = build_network(read_training_config("road")[0].network, 3)
+    frozen = freeze(network, 2)
+    assert len(frozen) == 3
+    free = {n for n, p in network.named_parameters() if p.requires_grad}
+    assert not any(n.startswith(("backbone.stem", "backbone.stages.0.", "backbone.stages.1.")) for n in free)
+    assert any(n.startswith("backbone.stages.2.") for n in free)
+
+
+# runs
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory) -> Path:
+    """A complete run of eight steps, and the folder of its data."""
+    folder = tmp_path_factory.mktemp("straight")
+    torch.set_num_threads(1)
+    assert validated(folder).is_complete
+    return folder
+
+
+def test_a_run_leaves_checkpoints_log_events_and_curves(straight):
+    names = {p.name for p in (straight / "run").iterdir()}
+    assert names == {"last.safetensors", "best.safetensors", "log.csv", "curves.png", "tensorboard"}
+    assert any((straight / "run" / "tensorboard").iterdir())
+    picture = cv2.imread(str(straight / "run" / "curves.png"))
+    assert picture is not None
+
+
+def test_the_log_has_rows_of_losses_and_scores(straight):
+    rows = rows_of(straight / "run")
+    assert [int(row["step"]) for row in rows] == [2, 4, 6, 8]
+    assert all(float(row["ohem"]) > 0 and float(row["loss"]) > 0 for row in rows)
+    assert [bool(row["miou"]) for row in rows] == [False, True, False, True]
+    assert 0 <= float(rows[-1]["road"]) <= 1
+    assert float(rows[-1]["epoch"]) == pytest.approx(8 / 3, abs=1e-3)
+
+
+def test_the_best_checkpoint_is_the_one_that_validated_best(straight):
+    rows = [row for row in rows_of(straight / "run") if row["miou"]]
+    best = max(rows, key=lambda row: float(row["miou"]))
+    network, about = load_network(straight / "run" / "best.safetensors")
+    assert about.step == int(best["step"])
+    assert about.miou == pytest.approx(float(best["miou"]), abs=1e-4)
+    config, base = read_training_config(str(straight / "tiny.toml"))
+    assert config.validation
+    pictures = open_dataset("validation", config.validation, Codes(CLASSES), THINGS, base)
+    assert validate(network, pictures, None, len(CLASSES)).mean_iou() == pytest.approx(about.miou, abs=1e-4)
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_does_not(straight, tmp_path):
+    trained(straight, "again")
+    assert_equal(straight / "run", straight / "again")
+    trained(straight, "other", seed=1, steps=2)
+    assert not torch.equal(
+        weights(straight / "other")["network.head.weight"], weights(straight / "run")["network.head.weight"]
+    )
+
+
+KILLED = """
+import os, signal, sys
+import torch
+from pathlib import Path
+from perception.training.command import Request, train_command
+
+torch.set_num_threads(1)
+
+def progress(what, done, total):
+    if what.startswith("loss") and done == 5:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+train_command(Request(sys.argv[1], Path(sys.argv[2]), device="cpu", without=["validation"]), progress)
+"""
+
+
+def test_a_run_killed_in_the_middle_goes_on_to_the_very_same_weights(straight):
+    arguments = [sys.executable, "-c", KILLED, str(straight / "tiny.toml"), str(straight / "killed")]
+    assert subprocess.run(arguments, capture_output=True).returncode == -signal.SIGKILL
+    assert load_checkpoint(straight / "killed" / "last.safetensors")[1].step == 3
+    assert trained(straight, "killed", resume=True).is_complete
+    assert_equal(straight / "run", straight / "killed")
+    steps = [row["step"] for row in rows_of(straight / "killed")]
+    assert steps == ["2", "4", "6", "8"]
+
+
+def test_a_panoptic_run_with_batch_norm_goes_on_exactly_too(tmp_path):
+    text = REALTIME.replace("steps = 8", "steps = 4").replace("every_steps = 3", "every_steps = 2")
+    trained(tmp_path, "straight", text)
+
+    def interrupt(what: str, done: int, _total: int) -> None:
+        if what.startswith("loss") and done == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    assert not trained(tmp_path, "stopped", text, interrupt).is_complete
+    assert trained(tmp_path, "stopped", text, resume=True).is_complete
+    assert_equal(tmp_path / "straight", tmp_path / "stopped")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_is_saved_at_the_step_it_was_at(straight, number):
+    name = f"stopped-{number}"
+    before = signal.getsignal(number)
+
+    def interrupt(what: str, done: int, _total: int) -> None:
+        if what.startswith("loss") and done == 2:
+            os.kill(os.getpid(), number)
+
+    outcome = trained(straight, name, progress=interrupt)
+    assert (outcome.step, outcome.is_complete) == (2, False)
+    assert load_checkpoint(straight / name / "last.safetensors")[1].step == 2
+    assert signal.getsignal(number) is before
+
+
+def test_a_full_disk_costs_checkpoints_not_the_run(tmp_path, caplog):
+    trained(tmp_path, steps=2)
+    old = (tmp_path / "run" / "last.safetensors").read_bytes()
+    with no_file_beyond(100_000), pytest.raises(SaveError, match=r"can't be written.*go on .* with --resume"):
+        trained(tmp_path, resume=True, steps=2)
+    assert (tmp_path / "run" / "last.safetensors").read_bytes() == old
+    with no_file_beyond(100_000), pytest.raises(SaveError):
+        trained(tmp_path, "new")
+    assert "training goes on and tries again" in caplog.text
+    assert not list((tmp_path / "new").glob("*.safetensors"))
+    assert len((tmp_path / "new" / "log.csv").read_text().splitlines()) == 5  # it went on to the end
+
+
+def test_a_folder_with_a_run_is_not_begun_anew(straight):
+    before = weights(straight / "run")
+    with pytest.raises(ConfigError, match="holds a run already; go on with --resume"):
+        trained(straight)
+    assert before.keys() == weights(straight / "run").keys()
+
+
+def test_resuming_nothing_begins(tmp_path):
+    assert trained(tmp_path, resume=True, steps=1).is_complete
+
+
+def test_a_broken_checkpoint_is_named_and_left_alone(tmp_path):
+    trained(tmp_path, steps=1)
+    path = tmp_path / "run" / "last.safetensors"
+    path.write_bytes(path.read_bytes()[:5000])
+    with pytest.raises(ModelError, match="not a whole checkpoint"):
+        trained(tmp_path, resume=True, steps=1)
+    assert path.stat().st_size == 5000
+
+
+def test_the_best_weights_alone_are_nothing_to_go_on_from(straight, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "last.safetensors").write_bytes((straight / "run" / "best.safetensors").read_bytes())
+    with pytest.raises(ModelError):
+        validated(tmp_path, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"seed": 5}, "seed was 0, is 5"),
+        ({"steps": 9}, "steps was 8, is 9"),
+        ({"text": CONFIG.replace("samples = 2", "samples = 3")}, "data.a.samples was 2, is 3"),
+        ({"text": CONFIG + "[augment]\nnight = 0.5\n"}, "augment.night was 0.0, is 0.5"),
+        ({"text": CONFIG.replace("width = 8", "width = 16")}, "network.width was 8, is 16"),
     ],
 )
-def test_a_broken_data_set_is_named(tmp_path, spoil, says):
-    root = folder(tmp_path / "a")
-    spoil(root)
+def test_a_run_does_not_go_on_with_another_configuration(straight, tmp_path, change, says):
+    write_pictures(tmp_path / "a")
+    (tmp_path / "run").symlink_to(straight / "run")
     with pytest.raises(ConfigError, match=says):
-        image_label_folder(root).read(0)
+        validated(tmp_path, resume=True, **change)
 
 
-def test_exact_meaning_is_exact(tmp_path):
-    assert image_label_folder(folder(tmp_path / "a")).is_exact
-    assert exact_meaning().shape == (12, 12)
+def test_a_run_does_not_go_on_with_other_pictures(straight, tmp_path):
+    write_pictures(tmp_path / "a", 4)
+    (tmp_path / "run").symlink_to(straight / "run")
+    with pytest.raises(ConfigError, match="data set 'a' had 5 samples, has 4"):
+        validated(tmp_path, resume=True)
 
 
-@pytest.fixture
-def trained(tmp_path, monkeypatch) -> tuple[Trainer, Path]:
-    """A few steps on six small pictures."""
-    monkeypatch.setitem(__import__("perception.training.train", fromlist=["SCALES"]).SCALES, "a", (0.8, 1.2))
-    recipe = Recipe(
-        steps=8, warmup=1, counts={"a": 2}, crop=(64, 64), width=16, frozen=0, validate_every=100, bfloat16=False
-    )
-    data = image_label_folder(folder(tmp_path / "a"), "a")
-    trainer = Trainer(recipe, {"a": data}, tmp_path / "run")
-    losses: list[float] = []
-    trainer.train(data, lambda _step, loss: losses.append(loss))
-    assert len(losses) == 8
-    assert np.isfinite(losses).all()
-    return trainer, tmp_path / "run"
+def test_what_changes_no_result_may_change(straight, tmp_path):
+    text = CONFIG.replace("every_steps = 3", "every_steps = 0").replace("log_steps = 2", "log_steps = 3\nworkers = 2")
+    write_pictures(tmp_path / "elsewhere")
+    write_pictures(tmp_path / "a")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "last.safetensors").write_bytes((straight / "run" / "last.safetensors").read_bytes())
+    assert validated(tmp_path, text=text, resume=True, folders={"a": tmp_path / "elsewhere"}).is_complete
 
 
-def test_a_run_goes_on_where_it_stopped(trained):
-    trainer, run = trained
-    again = Trainer(trainer.recipe, {"a": trainer.mixture.datasets[0][0]}, run)
-    assert again.resume()
-    assert again.step == 8
-    for a, b in zip(again.net.state_dict().values(), trainer.net.state_dict().values(), strict=True):
-        assert torch.equal(a, b)
+def test_a_network_learns_from_a_teacher(straight, tmp_path):
+    teacher = straight / "run" / "best.safetensors"
+    text = CONFIG + f'[teacher]\ncheckpoint = "{teacher}"\nweight = 2.0\n'
+    trained(tmp_path, text=text, steps=2)
+    row = rows_of(tmp_path / "run")[0]
+    assert float(row["distillation"]) > 0
 
 
-def test_the_log_has_one_row_a_validation(trained):
-    _, run = trained
-    lines = (run / "log.csv").read_text().splitlines()
-    assert len(lines) == 2
-    assert lines[0].startswith("step,loss,miou,sky")
+def test_a_teacher_of_other_classes_is_refused(straight, tmp_path):
+    text = CONFIG.replace("steps = 8", f"steps = 8\nclasses = {[*CLASSES, 'tram']}")
+    with pytest.raises(ModelError, match="the teacher knows other classes"):
+        trained(tmp_path, text=text + f'[teacher]\ncheckpoint = "{straight / "run" / "best.safetensors"}"\n')
 
 
-@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
-def test_the_exported_graph_says_what_the_network_says(trained, tmp_path, engine):
-    if engine == "openvino":
-        pytest.importorskip("openvino", reason="the openvino extra is not installed")
-    trainer, run = trained
-    out = tmp_path / "net.onnx"
-    export(run / "last.pt", out, 96, 64, {"licence": "test"}, {"mIoU": "none"})
-    files = find(str(out))
-    model = SemanticModel(files, open_engine(files.graph, engine))  # type: ignore[arg-type]
-    image, _ = trainer.mixture.datasets[0][0].read(0)
-    ours = model(image).labels
-    theirs = predict(trainer.averaged.eval(), image)
-    assert np.mean(ours == theirs) > 0.99
-    assert files.card.class_table().names == CLASSES
+def test_a_run_starts_from_the_weights_of_another(straight, tmp_path):
+    text = CONFIG.replace("steps = 8", "steps = 1").replace("warmup = 2", "learning_rate = 1e-12\nweight_decay = 0.0")
+    trained(tmp_path, text=text, start=straight / "run" / "best.safetensors")
+    theirs = part(weights(straight / "run", "best.safetensors"), "averaged.")
+    ours = part(weights(tmp_path / "run"), "network.")
+    assert all(torch.allclose(ours[name], theirs[name], atol=1e-6) for name in theirs)
 
 
-def test_the_int8_graph_agrees_with_the_float_one(trained, tmp_path):
-    pytest.importorskip("onnx", reason="the train extra is not installed")
-    trainer, run = trained
-    out = tmp_path / "net8.onnx"
-    export_int8(run / "last.pt", out, 96, 64, {"licence": "test"}, {}, [tmp_path / "a" / "images"])
-    files = find(str(out))
-    image, _ = trainer.mixture.datasets[0][0].read(0)
-    ours = SemanticModel(files, open_engine(files.graph, "onnxruntime"))(image).labels
-    assert np.mean(ours == predict(trainer.averaged.eval(), image)) > 0.8
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("a.npz", "ImageNet weights of a MobileNetV2, which"),
+        ("a.pt", "start weights are"),
+        ("a.safetensors", "no such file"),
+    ],
+)
+def test_start_weights_that_do_not_fit_are_named(tmp_path, name, says):
+    with pytest.raises(PerceptionError, match=says):
+        trained(tmp_path, start=tmp_path / name)
 
 
-def test_calibrating_on_nothing_is_refused(tmp_path):
-    pytest.importorskip("onnx", reason="the train extra is not installed")
-    from perception.training.quantise import Pictures
-
-    with pytest.raises(ConfigError, match="no pictures"):
-        Pictures([tmp_path], 64, 64)
+def test_a_broken_npz_is_named(tmp_path):
+    (tmp_path / "w.npz").write_bytes(b"PK no zip")
+    with pytest.raises(ModelError, match="not MobileNetV2's ImageNet weights"):
+        trained(tmp_path, text=REALTIME, start=tmp_path / "w.npz")
 
 
-def test_a_file_that_is_no_checkpoint_is_refused(tmp_path):
-    path = tmp_path / "last.pt"
-    path.write_bytes(b"no checkpoint")
-    with pytest.raises(ModelError, match=r"last\.pt"):
-        export(path, tmp_path / "x.onnx", 64, 64, {}, {})
+def test_a_run_without_a_usable_gradient_ends(tmp_path):
+    text = CONFIG.replace("steps = 8", "steps = 80").replace("warmup = 2", "learning_rate = 10\nclip = 0\nwarmup = 0")
+    text = text.replace("[optimizer]", '[optimizer]\nkind = "sgd"')
+    with pytest.raises(PerceptionError, match="the training has diverged; start again with a lower"):
+        trained(tmp_path, text=text)
+
+
+def test_the_command_line_trains_resumes_and_says_so(tmp_path):
+    importlib.import_module("perception.cli.train")
+    write_config(tmp_path)
+    arguments = [
+        "train",
+        str(tmp_path / "tiny.toml"),
+        "--run",
+        str(tmp_path / "run"),
+        "--device",
+        "cpu",
+        "--steps",
+        "2",
+    ]
+    first = CliRunner().invoke(app, arguments)
+    assert first.exit_code == 0, first.output
+    assert "step 2 of 2, best validation mIoU" in first.output
+    refused = CliRunner().invoke(app, arguments)
+    assert isinstance(refused.exception, ConfigError)
+    assert "--resume" in str(refused.exception)
+    assert CliRunner().invoke(app, [*arguments, "--resume"]).exit_code == 0
+    assert "write NAME=FOLDER" in str(CliRunner().invoke(app, [*arguments, "--data", "a"]).exception)
+
+
+@pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore::UserWarning")  # PyTorch names the operations that it can't promise for
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
+def test_the_same_seed_gives_the_same_weights_on_a_gpu(tmp_path, precision):
+    config = write_config(tmp_path, REALTIME.replace("steps = 8", f'steps = 4\nprecision = "{precision}"'))
+    for name in ("a", "b"):
+        assert train_command(Request(config, tmp_path / f"run-{name}", device="cuda"), quiet).is_complete
+    assert_equal(tmp_path / "run-a", tmp_path / "run-b")

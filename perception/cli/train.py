@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.progress import Progress, TaskID
 
 from perception.cli import app
 from perception.cli.progress import progress_bar
-from perception.errors import PerceptionError
+from perception.errors import ConfigError, PerceptionError
 
 
 @app.command()
@@ -33,27 +38,97 @@ def render(
 
 @app.command()
 def train(
-    run: Annotated[Path, typer.Argument(help="Folder of this run; --resume goes on with what is in it.")],
-    camvid: Annotated[Path, typer.Option(help="CamVid with train/ and val/, each with images/ and labels/.")],
-    weights: Annotated[Path, typer.Option(help="Folded ImageNet weights of MobileNetV2 (.npz).")],
-    rendered: Annotated[Path | None, typer.Option(help="Frames that `perception render` wrote.")] = None,
-    idd_lite: Annotated[Path | None, typer.Option(help="India Driving Dataset Lite, as published.")] = None,
-    steps: Annotated[int, typer.Option(min=1, help="Optimiser steps.")] = 2600,
-    learning_rate: Annotated[float, typer.Option(min=0)] = 1.5e-3,
-    seed: Annotated[int, typer.Option()] = 0,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on where the run in this folder stopped.")] = False,
+    config: Annotated[
+        str, typer.Argument(help="A TOML file, or a shipped configuration: road, panoptic-deeplab, unet, ...")
+    ],
+    run: Annotated[
+        Path | None, typer.Option(help="Folder of this run: checkpoints, log.csv, curves.png. Default: runs/CONFIG.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on exactly where the run in the folder stopped.")
+    ] = False,
+    data: Annotated[
+        list[str] | None, typer.Option(help="NAME=FOLDER of a data set of the configuration, or validation=FOLDER.")
+    ] = None,
+    without: Annotated[list[str] | None, typer.Option(help="Leave a data set of the configuration out.")] = None,
+    start: Annotated[
+        Path | None, typer.Option(help="Start weights: MobileNetV2's ImageNet .npz, or a .safetensors checkpoint.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps, instead of the configuration's.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="The same seed gives the same weights.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    check: Annotated[
+        bool, typer.Option("--check", help="Only read all data and draw a batch into RUN/batch.png.")
+    ] = False,
 ) -> None:
-    """Train the default network: DeepLabV3+ on MobileNetV2, CamVid mixed with rendered drives."""
+    """Train a network as a configuration says.
+
+    [bold]perception train road --data camvid=CAMVID/train --data rendered=FRAMES --without idd_lite
+    --data validation=CAMVID/val --start mobilenet_v2_imagenet.npz[/bold]
+
+    Ctrl-C or a power cut costs minutes at most: the same command with --resume goes on.
+    last.safetensors is the state to go on from; best.safetensors holds the weights that
+    validated best, which [bold]perception export[/bold] takes.
+
+    docs/training.md explains every key of a configuration and how to use data of your own.
+    """
     try:
-        from perception.training.command import train_command
+        from perception.training.command import Request, check_command, train_command
     except ImportError as error:
         raise PerceptionError(
             f"training needs more packages ({error.name}): pip install 'perception-node[train]'"
         ) from None
-    with progress_bar() as bar:
-        task = bar.add_task("training", total=steps)
+    request = Request(config, run, resume, seed, steps, device, _folders(data or []), without or [], start)
+    with progress_bar() as bar, _log_above_the_bar():
+        shown = _Shown(bar)
+        if check:
+            sheet = (run or Path("runs") / Path(config).stem) / "batch.png"
+            counts = check_command(request, sheet, shown)
+            bar.stop()
+            print(f"{', '.join(f'{n} {name}' for name, n in counts.items())}: all good; a batch is in {sheet}")
+            return
+        outcome = train_command(request, shown)
+    best = "" if outcome.best is None else f", best validation mIoU {100 * outcome.best:.2f}"
+    print(f"{outcome.run}: step {outcome.step} of {outcome.steps}{best}")
+    if not outcome.is_complete:
+        print("stopped, and nothing is lost: the same command with --resume goes on", file=sys.stderr)
+        raise typer.Exit(130)
 
-        def progress(step: int, loss: float) -> None:
-            bar.update(task, completed=step, description=f"loss {loss:.3f}")
 
-        train_command(run, camvid, weights, rendered, idd_lite, steps, learning_rate, seed, resume, progress)
+def _folders(pairs: list[str]) -> dict[str, Path]:
+    folders = {}
+    for pair in pairs:
+        name, equals, folder = pair.partition("=")
+        if not (name and equals and folder):
+            raise ConfigError(f"--data {pair!r}: write NAME=FOLDER")
+        folders[name] = Path(folder)
+    return folders
+
+
+@contextmanager
+def _log_above_the_bar() -> Iterator[None]:
+    """Send log lines where Rich can keep them apart from its bar: to the stderr that it put in place."""
+    handlers = [h for h in logging.getLogger().handlers if type(h) is logging.StreamHandler]
+    before = [handler.setStream(sys.stderr) for handler in handlers]
+    try:
+        yield
+    finally:
+        for handler, stream in zip(handlers, before, strict=True):
+            if stream is not None:
+                handler.setStream(stream)
+
+
+class _Shown:
+    """Progress of several phases on one bar; training keeps its own line while a validation shows another."""
+
+    def __init__(self, bar: Progress) -> None:
+        self.bar = bar
+        self.tasks: dict[tuple[str, int], TaskID] = {}
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        key = (what.split()[0], total)
+        if key not in self.tasks:
+            self.tasks[key] = self.bar.add_task(what, total=total, completed=done)
+        self.bar.update(self.tasks[key], description=what, completed=done)
+        if done >= total and key[0] != "loss":
+            self.bar.remove_task(self.tasks.pop(key))

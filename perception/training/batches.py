@@ -1,92 +1,171 @@
-"""Batches of a fixed mixture of data sets, made in a thread beside the training step."""
+"""Batches of a fixed mixture of data sets, made by threads beside the training step."""
 
 from __future__ import annotations
 
-import queue
 import threading
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from perception.training.augment import random_colour, random_crop
-from perception.training.datasets import Dataset
+from perception.errors import ConfigError
+from perception.training.augment import augmented
+from perception.training.config import DataConfig, TrainingConfig
+from perception.training.datasets import Dataset, Sample
+from perception.training.losses import small_instance_weights
+from perception.training.targets import PanopticTargets, panoptic_targets
+
+T = TypeVar("T")
+R = TypeVar("R")
+TARGET_STRIDE = 4  # of the centre and offset heads, see networks.prediction
 
 
 @dataclass(frozen=True)
 class Batch:
-    """`images` (n, 3, h, w) float32 in [-1, 1]; `labels` (n, h, w) int64; exact samples come first."""
+    """n samples; the instance targets are None where the network has no such heads."""
 
-    images: Tensor
-    labels: Tensor
-    exact: int  # how many of the samples carry exact labels
-    meaning: Tensor  # (v, c) bool of the coarse samples' label values
+    images: Tensor  # (n, 3, h, w) float32 in [-1, 1], channels last
+    codes: Tensor  # (n, h, w) int64, see `label_set.Codes`
+    centre: Tensor | None = None  # (n, 1, h/4, w/4) float32
+    offset: Tensor | None = None  # (n, 2, h/4, w/4) float32 [px]
+    is_thing: Tensor | None = None  # (n, 1, h/4, w/4) float32
+    is_known: Tensor | None = None  # (n, 1, h/4, w/4) float32
+    weight: Tensor | None = None  # (n, h, w) float32 weight of each pixel in the semantic loss
+
+    def to(self, device: torch.device) -> Batch:
+        """The batch on `device`."""
+        return replace(self, **{name: t if t is None else t.to(device) for name, t in vars(self).items()})
 
 
 class Mixture:
-    """`counts[name]` samples of each data set in every batch; sample choice and augmentation follow the seed."""
+    """So many samples of each data set in every batch; which ones and how they are changed follows from the seed."""
 
-    def __init__(
-        self,
-        datasets: Mapping[str, Dataset],
-        counts: Mapping[str, int],
-        crop: tuple[int, int],
-        scales: Mapping[str, tuple[float, float]],
-        seed: int,
-    ) -> None:
-        # Exact sets first: the loss splits the batch in two.
-        self.datasets = sorted(((datasets[n], c) for n, c in counts.items() if c), key=lambda d: not d[0].is_exact)
-        self.crop, self.scales, self.seed = crop, scales, seed
-        self.cache: dict[tuple[str, int], tuple[np.ndarray, np.ndarray]] = {}
-        coarse = [d for d, _ in self.datasets if not d.is_exact]
-        if len(coarse) > 1:
-            raise ValueError("one coarse label set at a time")
-        self.meaning = torch.from_numpy(coarse[0].meaning) if coarse else torch.zeros(1, 1, dtype=torch.bool)
+    def __init__(self, datasets: Sequence[Dataset], config: TrainingConfig) -> None:
+        self.datasets = tuple(datasets)
+        self.config = config
+        self._cache = _Cache(config.cache_mb * 2**20)
+
+    @property
+    def epoch_steps(self) -> int:
+        """Steps of a pass over the first data set."""
+        first = self.datasets[0]
+        return -(-len(first) // self.config.data[first.name].samples)
 
     def batch(self, step: int) -> Batch:
-        rng = np.random.default_rng((self.seed, step))
-        images, labels, exact = [], [], 0
-        for dataset, count in self.datasets:
-            for i in self._choose(dataset, count, step):
-                image, label = self._read(dataset, i)
-                image, label = random_crop(image, label, self.crop, self.scales[dataset.name], rng)
-                images.append(random_colour(image, rng))
-                labels.append(label)
-                exact += dataset.is_exact
-        x = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
-        return Batch(x, torch.from_numpy(np.stack(labels).astype(np.int64)), exact, self.meaning)
+        """The batch of a step: the same whenever it is asked for. Raises ConfigError for a file that is wrong."""
+        samples = list(self.samples(step))
+        images = torch.from_numpy(np.stack([s.image for s in samples])).permute(0, 3, 1, 2)
+        x = images.float().div_(127.5).sub_(1).contiguous(memory_format=torch.channels_last)
+        codes = torch.from_numpy(np.stack([s.labels for s in samples]).astype(np.int64))
+        return Batch(x, codes, weight=self._weight(samples), **self._instance_targets(samples))
 
-    def batches(self, first: int, last: int) -> Iterator[Batch]:
-        """Batches first..last-1, prepared ahead by one thread; an error there is raised here."""
-        ready: queue.Queue[Batch | Exception] = queue.Queue(3)
+    def samples(self, step: int) -> Iterator[Sample]:
+        """The augmented samples of a step, data set by data set."""
+        rng = np.random.default_rng((self.config.seed, step))
+        for dataset in self.datasets:
+            config: DataConfig = self.config.data[dataset.name]
+            for i in chosen(len(dataset), config.samples, step, (self.config.seed, *dataset.name.encode())):
+                sample = self._cache.get(dataset, i)
+                yield augmented(sample, self.config.crop, config.scale, self.config.augment, rng)
 
-        def prepare() -> None:
-            try:
-                for step in range(first, last):
-                    ready.put(self.batch(step))
-            except Exception as error:  # handed over to the training thread
-                ready.put(error)
+    def batches(self, first: int, last: int) -> Generator[Batch, None, None]:
+        """Batches first..last-1 in order, prepared ahead; an error of a preparing thread is raised here."""
+        workers = self.config.workers
+        pool = ThreadPoolExecutor(workers, "batches")
+        ahead: deque[Future[Batch]] = deque()
+        try:
+            for step in range(first, min(last, first + workers + 2)):
+                ahead.append(pool.submit(self.batch, step))
+            for step in range(first, last):
+                batch = ahead.popleft().result()
+                if step + workers + 2 < last:
+                    ahead.append(pool.submit(self.batch, step + workers + 2))
+                yield batch
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
 
-        threading.Thread(target=prepare, daemon=True, name="batches").start()
-        for _ in range(first, last):
-            item = ready.get()
-            if isinstance(item, Exception):
-                raise item
-            yield item
+    def check(self, also: Sequence[Dataset], progress: Callable[[int, int], None]) -> None:
+        """Read every file once, those of `also` too, which also fills the cache.
 
-    def _choose(self, dataset: Dataset, count: int, step: int) -> list[int]:
-        """Every sample once per pass, in an order of its own for each pass."""
-        chosen = []
-        for k in range(step * count, (step + 1) * count):
-            epoch, place = divmod(k, len(dataset))
-            order = np.random.default_rng((self.seed, len(dataset), epoch)).permutation(len(dataset))
-            chosen.append(int(order[place]))
-        return chosen
+        Raises:
+            ConfigError: files are wrong: how many of which data set, and what is the matter with the first.
+        """
+        jobs = [(dataset, i) for dataset in (*self.datasets, *also) for i in range(len(dataset))]
+        wrong: dict[str, list[str]] = {}
+        with closing(_mapped(self._problem, jobs, self.config.workers)) as results:
+            for done, (name, problem) in enumerate(results):
+                if problem:
+                    wrong.setdefault(name, []).append(problem)
+                progress(done + 1, len(jobs))
+        for name, problems in wrong.items():
+            count = f"{len(problems)} of {sum(d.name == name for d, _ in jobs)} samples are wrong; first: "
+            raise ConfigError(f"data set {name!r}: {count if len(problems) > 1 else ''}{problems[0]}")
 
-    def _read(self, dataset: Dataset, i: int) -> tuple[np.ndarray, np.ndarray]:
+    def _problem(self, job: tuple[Dataset, int]) -> tuple[str, str | None]:
+        dataset, i = job
+        try:
+            self._cache.get(dataset, i)
+        except ConfigError as error:
+            return dataset.name, str(error)
+        return dataset.name, None
+
+    def _instance_targets(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
+        if not self.config.has_instances:
+            return {}
+        targets = [panoptic_targets(s.instances, TARGET_STRIDE, self.config.loss.sigma) for s in samples]
+        planes = zip(PanopticTargets._fields, zip(*targets, strict=True), strict=True)
+        return {name: torch.from_numpy(np.stack(plane)) for name, plane in planes}
+
+    def _weight(self, samples: Sequence[Sample]) -> Tensor | None:
+        factor = self.config.loss.small_instances
+        if factor == 1.0:
+            return None
+        return torch.from_numpy(np.stack([small_instance_weights(s.instances, factor) for s in samples]))
+
+
+def _mapped(function: Callable[[T], R], jobs: Sequence[T], workers: int) -> Generator[R, None, None]:
+    """Results in order; closing it early, on Ctrl-C for one, drops the jobs that have not begun."""
+    pool = ThreadPoolExecutor(workers)
+    try:
+        yield from pool.map(function, jobs)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def chosen(length: int, count: int, step: int, seed: tuple[int, ...]) -> list[int]:
+    """Indices of a step's samples: every sample once per pass, in an order of its own for each pass."""
+    places = (divmod(k, length) for k in range(step * count, (step + 1) * count))
+    return [int(_order(length, (*seed, epoch))[place]) for epoch, place in places]
+
+
+@lru_cache(maxsize=32)
+def _order(length: int, seed: tuple[int, ...]) -> np.ndarray:
+    return np.random.default_rng(seed).permutation(length)
+
+
+class _Cache:
+    """Decoded samples, until they fill `limit` bytes; which are kept depends on the order of reading only."""
+
+    def __init__(self, limit: int) -> None:
+        self._room = limit
+        self._kept: dict[tuple[str, int], Sample] = {}
+        self._lock = threading.Lock()
+
+    def get(self, dataset: Dataset, i: int) -> Sample:
         key = (dataset.name, i)
-        if key not in self.cache:
-            self.cache[key] = dataset.read(i)
-        return self.cache[key]
+        sample = self._kept.get(key)
+        if sample is None:
+            sample = dataset.read(i)
+            size = sum(plane.nbytes for plane in sample)
+            with self._lock:
+                if size <= self._room and key not in self._kept:
+                    self._room -= size
+                    self._kept[key] = sample
+        return sample

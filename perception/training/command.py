@@ -2,39 +2,139 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import msgspec
+import torch
+
 from perception.errors import ConfigError
-from perception.training.datasets import image_label_folder
-from perception.training.train import Recipe, Trainer, open_datasets
+from perception.training.config import VALIDATION, TrainingConfig, read_training_config
+from perception.training.interruption import interruption
+from perception.training.sheet import write_sheet
+from perception.training.trainer import BEST, LAST, Progress, Trainer
+
+log = logging.getLogger(__name__)
 
 
-def train_command(
-    run: Path,
-    camvid: Path,
-    weights: Path,
-    rendered: Path | None,
-    idd: Path | None,
-    steps: int,
-    learning_rate: float,
-    seed: int,
-    resume: bool,
-    progress: Callable[[int, float], None],
-) -> None:
-    """Train into `run`, validating on CamVid's val split.
+@dataclass(frozen=True)
+class Request:
+    """What the command line says beside the configuration; None and empty: as that has it."""
+
+    config: str
+    run: Path | None = None
+    resume: bool = False
+    seed: int | None = None
+    steps: int | None = None
+    device: str = "auto"
+    folders: Mapping[str, Path] = field(default_factory=dict)  # by data set, or "validation"
+    without: Sequence[str] = ()  # data sets to leave out
+    start: Path | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended."""
+
+    run: Path
+    step: int
+    steps: int
+    best: float | None  # validation mIoU of best.safetensors
+
+    @property
+    def is_complete(self) -> bool:
+        return self.step >= self.steps
+
+
+def train_command(request: Request, progress: Progress) -> Outcome:
+    """Train as a configuration says, from the start or from where a run stopped, until done or interrupted.
 
     Raises:
-        PerceptionError: a data set or the start weights are missing or wrong, or `run` holds another run.
+        PerceptionError: a configuration, data set, checkpoint or weight file is missing or wrong, the run's folder
+            holds another run, or the disk is full.
     """
-    if not weights.is_file():
-        raise ConfigError(f"{weights}: no such file; give MobileNetV2's folded ImageNet weights")
-    counts = {"camvid": 8, "idd-lite": 1 if idd else 0, "rendered": 2 if rendered else 0}
-    recipe = Recipe(steps=steps, learning_rate=learning_rate, seed=seed, counts=counts)
-    has_started = (run / "last.pt").exists()
-    if has_started and not resume:
-        raise ConfigError(f"{run}: holds a run already; go on with --resume, or choose another folder")
-    trainer = Trainer(recipe, open_datasets(camvid, idd, rendered), run)
-    if not trainer.resume():
-        trainer.start_from_imagenet(weights)
-    trainer.train(image_label_folder(camvid / "val", "val"), progress)
+    config, base = configured(request)
+    run = request.run or Path("runs") / Path(request.config).stem
+    has_run = (run / LAST).exists()
+    if has_run and not request.resume:
+        raise ConfigError(f"{run}: holds a run already; go on with --resume, or name another folder with --run")
+    trainer = Trainer(config, base, run, open_device(request.device, config))
+    if has_run:
+        trainer.resume()
+    else:
+        trainer.start()
+        trainer.check(progress)
+    _make_folder(run)
+    with interruption() as asked_to_stop:
+        trainer.train(progress, asked_to_stop)
+    return Outcome(run, trainer.step, config.steps, trainer.best if (run / BEST).exists() else None)
+
+
+def check_command(request: Request, sheet: Path, progress: Progress) -> dict[str, int]:
+    """Read all files of all data sets and draw one batch; how many samples each data set has.
+
+    Raises:
+        PerceptionError: as `train_command`.
+    """
+    config, base = configured(request)
+    trainer = Trainer(config, base, Path(), torch.device("cpu"))
+    trainer.check(progress)
+    write_sheet(sheet, list(trainer.mixture.samples(0)), config.classes)
+    counts = {dataset.name: len(dataset) for dataset in trainer.mixture.datasets}
+    return counts | ({VALIDATION: len(trainer.validation)} if trainer.validation else {})
+
+
+def configured(request: Request) -> tuple[TrainingConfig, Path]:
+    """The configuration with what the command line says otherwise, and where its relative paths start.
+
+    Raises:
+        ConfigError: a name on the command line is not a data set of it, or none is left.
+    """
+    config, base = read_training_config(request.config)
+    replace = msgspec.structs.replace
+    data, validation = dict(config.data), config.validation
+    known = [*data, *([VALIDATION] if validation else [])]
+    for name in [*request.folders, *request.without]:
+        if name not in known:
+            raise ConfigError(f"{request.config}: no data set {name!r}; it has {', '.join(known)}")
+    for name, folder in request.folders.items():
+        if name == VALIDATION and validation:
+            validation = replace(validation, folder=str(folder.absolute()))
+        else:
+            data[name] = replace(data[name], folder=str(folder.absolute()))
+    data = {name: d for name, d in data.items() if name not in request.without}
+    if not data:
+        raise ConfigError(f"{request.config}: no data set is left to train on")
+    validation = None if VALIDATION in request.without else validation
+    start = str(request.start.absolute()) if request.start else None
+    changes = {"seed": request.seed, "steps": request.steps, "start": start}
+    config = replace(config, data=data, validation=validation)
+    return replace(config, **{key: value for key, value in changes.items() if value is not None}), base
+
+
+def open_device(name: str, config: TrainingConfig) -> torch.device:
+    """`auto` is a GPU where there is one. Raises ConfigError for a device or precision that this machine lacks."""
+    if name not in ("auto", "cpu", "cuda"):
+        raise ConfigError(f"device {name!r} is not one of auto, cpu, cuda")
+    has_gpu = torch.cuda.is_available()
+    if name == "cuda" and not has_gpu:
+        raise ConfigError("device 'cuda': no GPU that PyTorch can use; leave --device out to train on the CPU")
+    device = torch.device("cuda" if has_gpu and name != "cpu" else "cpu")
+    if config.precision == "float16" and device.type == "cpu":
+        raise ConfigError("precision 'float16' needs a GPU; write 'bfloat16' or 'float32' for a CPU")
+    if config.precision == "bfloat16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
+        raise ConfigError("precision 'bfloat16': this GPU can't; write 'float16'")
+    if device.type == "cuda" and config.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it to sum in a fixed order
+        torch.use_deterministic_algorithms(True, warn_only=True)
+    return device
+
+
+def _make_folder(run: Path) -> None:
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{run}: {(error.strerror or str(error)).lower()}; name another folder with --run") from None

@@ -1,104 +1,174 @@
-"""Images with labels, of label sets that need not agree.
-
-A label set that is coarser than ours is trained with what it does say: a pixel of IDD's "living" is a pedestrian
-*or* a bicyclist, and the loss asks only that the two together are likely (`losses.set_cross_entropy`).
-"""
+"""Pictures with class maps, and instance maps where there are any, found by file-name patterns and checked as read."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, NamedTuple
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from perception.errors import ConfigError
+from perception.errors import ConfigError, SourceError
+from perception.opencv import cv2
+from perception.sources.images import SUFFIXES, load_image
+from perception.training.config import CLASSES, DataConfig, ValidationConfig
+from perception.training.instances import clean_components, without_instances
+from perception.training.label_set import IGNORE, Codes, read_label_set, unlisted
+from perception.training.targets import UNKNOWN
 
-CLASSES = (
-    "sky", "building", "pole", "road", "sidewalk", "tree",
-    "sign", "fence", "car", "pedestrian", "bicyclist", "lane marking",
-)  # fmt: skip
-IGNORE = 255
+__all__ = ["CLASSES", "IGNORE", "Dataset", "Files", "Sample", "find_files", "open_dataset"]
 
-# IDD-Lite's seven coarse values and what they can be here (its class tree, Varma et al. 2019, figure 2).
-IDD_LITE = (
-    ("road", "lane marking"),
-    ("sidewalk", "tree"),
-    ("pedestrian", "bicyclist"),
-    ("car", "bicyclist"),
-    ("fence", "pole", "sign", "building", "sidewalk"),
-    ("building", "tree", "pole", "fence"),
-    ("sky",),
-)
+
+class Sample(NamedTuple):
+    """One picture and what is known about its pixels."""
+
+    image: NDArray[np.uint8]  # (h, w, 3) RGB
+    labels: NDArray[np.uint8]  # (h, w) codes of `label_set.Codes`, IGNORE where nothing is known
+    instances: NDArray[np.uint16]  # (h, w) 0 stuff, UNKNOWN a thing of unknown extent, else one number an instance
+
+
+class Files(NamedTuple):
+    """The files of one sample."""
+
+    image: Path
+    labels: Path
+    instances: Path | None
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Image and label files, pair by pair, with the meaning of each label value.
-
-    `meaning` has shape (values, classes): which of our classes a label value can be.
-    """
+    """Pictures of one label set; `table` (256,) turns its label values into codes."""
 
     name: str
-    pairs: tuple[tuple[Path, Path], ...]
-    meaning: NDArray[np.bool_]
+    files: tuple[Files, ...]
+    table: NDArray[np.uint8]
+    thing_codes: NDArray[np.bool_]  # (256,) codes that can be a thing
+    instances: Literal["exact", "components", "none"] = "none"
+    least_instance: int = 1  # instance values below it are crowds
+    components: tuple[str, ...] = ()  # class of each exact code, for the shapes of "components"
 
     def __len__(self) -> int:
-        return len(self.pairs)
+        return len(self.files)
 
-    @property
-    def is_exact(self) -> bool:
-        return self.meaning.shape[0] == len(CLASSES) and bool((self.meaning == np.eye(len(CLASSES), dtype=bool)).all())
+    def read(self, i: int) -> Sample:
+        """Decode and check the i-th sample.
 
-    def read(self, i: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        """The i-th image, (h, w, 3) RGB, and its labels, (h, w) with IGNORE where unlabelled."""
-        image_path, label_path = self.pairs[i]
-        bgr = cv2.imread(str(image_path), cv2.IMREAD_COLOR)
-        labels = cv2.imread(str(label_path), cv2.IMREAD_UNCHANGED)
-        if bgr is None or labels is None:
-            bad = image_path if bgr is None else label_path
-            raise ConfigError(f"{bad}: can't be read as an image")
-        if labels.ndim != 2 or bgr.shape[:2] != labels.shape:
-            raise ConfigError(f"{label_path}: shape {labels.shape} does not fit image {bgr.shape[:2]}")
-        wrong = np.setdiff1d(np.unique(labels), [*range(len(self.meaning)), IGNORE])
-        if wrong.size:
+        Raises:
+            ConfigError: a file can't be read, sizes differ, or a label value is not in the label set.
+        """
+        files = self.files[i]
+        try:
+            image = load_image(files.image)
+        except SourceError as error:
+            raise ConfigError(str(error)) from None
+        labels = _read_map(files.labels, np.uint8, image.shape[:2])
+        wrong = unlisted(self.table, labels)
+        if wrong is not None:
             raise ConfigError(
-                f"{label_path}: label value {wrong[0]} is not one of 0..{len(self.meaning) - 1} or {IGNORE}"
+                f"{files.labels}: label value {wrong} is not one of data set {self.name!r}'s label set; "
+                "mend the file, or list or ignore the value there"
             )
-        return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB).astype(np.uint8), labels.astype(np.uint8)
+        codes = self.table[labels]
+        return Sample(image, codes, self._instances(files, codes))
+
+    def _instances(self, files: Files, codes: NDArray[np.uint8]) -> NDArray[np.uint16]:
+        is_thing = self.thing_codes[codes]
+        if self.instances == "none":
+            return without_instances(is_thing)
+        if files.instances is None:
+            return clean_components(codes, is_thing, self.components)
+        numbers = _read_map(files.instances, np.uint16, codes.shape)
+        unknown = is_thing & ((numbers < self.least_instance) | (numbers == 0))
+        return np.where(unknown, UNKNOWN, np.where(is_thing, numbers, 0)).astype(np.uint16)
 
 
-def exact_meaning() -> NDArray[np.bool_]:
-    return np.eye(len(CLASSES), dtype=bool)
+def _read_map(path: Path, dtype: type[np.generic], shape: tuple[int, ...]) -> NDArray:
+    """A one-channel PNG of `shape`; raises ConfigError naming what is wrong. 8 bits are taken where 16 are asked."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{path}: {(error.strerror or str(error)).lower()}") from None
+    found = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if data else None
+    if found is None or (path.suffix == ".png" and b"IEND" not in data[-64:]):  # OpenCV fills what is cut off with 0
+        raise ConfigError(f"{path}: broken or cut off; write a one-channel PNG")
+    if found.ndim != 2 or not np.can_cast(found.dtype, dtype):
+        channels = 1 if found.ndim == 2 else found.shape[2]
+        raise ConfigError(f"{path}: {channels} channels of {found.dtype}; write one channel of {np.dtype(dtype)}")
+    if found.shape != shape:
+        size, wanted = (f"{s[1]}x{s[0]}" for s in (found.shape, shape))
+        raise ConfigError(f"{path}: {size} pixels, its picture has {wanted}; make them equal")
+    return found.astype(dtype)
 
 
-def coarse_meaning(groups: Sequence[Sequence[str]]) -> NDArray[np.bool_]:
-    return np.array([[name in group for name in CLASSES] for group in groups])
+def open_dataset(
+    name: str, config: DataConfig | ValidationConfig, codes: Codes, things: Sequence[str], base: Path
+) -> Dataset:
+    """Find the files of a data set and read its label set; `base` is where relative paths start.
+
+    Raises:
+        ConfigError: no folder was given, no picture was found, labels are missing, or the label set does not fit.
+    """
+    if not config.folder:
+        raise ConfigError(f"data set {name!r} has no folder; give it with --data {name}=FOLDER")
+    root = base / config.folder
+    table = codes.table(read_label_set(config.label_set, base), f"data set {name!r}, label set {config.label_set!r}")
+    meaning = codes.meaning()
+    thing_codes = np.zeros(256, bool)
+    thing_codes[: len(meaning)] = meaning[:, [c in things for c in codes.classes]].any(1)
+    if isinstance(config, ValidationConfig):
+        coarse = np.setdiff1d(table, [*range(len(codes.classes)), 254, IGNORE])
+        if len(coarse):
+            raise ConfigError(f"validation.label_set: {config.label_set!r} is coarse; a score needs an exact label set")
+        files = find_files(root, config.image_files, config.label_files, None)
+        return Dataset(name, files[:: config.take_every], table, thing_codes)
+    wanted = config.instance_files if config.instances == "exact" else None
+    files = find_files(root, config.image_files, config.label_files, wanted)
+    return Dataset(name, files, table, thing_codes, config.instances, config.least_instance, codes.classes)
 
 
-def image_label_folder(root: Path, name: str | None = None) -> Dataset:
-    """A folder with `images/` and `labels/` whose files share their stems (CamVid, rendered drives)."""
-    labels = {p.stem: p for p in sorted((root / "labels").glob("*.png"))}
-    images = [p for p in sorted((root / "images").glob("*")) if p.suffix.lower() in {".png", ".jpg", ".webp"}]
-    if not images:
-        raise ConfigError(f"{root}: no images in {root / 'images'}")
-    missing = [p.name for p in images if p.stem not in labels]
-    if missing:
-        raise ConfigError(f"{root}: {len(missing)} images have no label, first {missing[0]}")
-    return Dataset(name or root.name, tuple((p, labels[p.stem]) for p in images), exact_meaning())
+def find_files(root: Path, images: str, labels: str, instances: str | None) -> tuple[Files, ...]:
+    """All pictures below `root` that match the pattern `images`, each with its label file (and instance file).
+
+    `{word}` in a pattern stands for a part of one path step and means the same in all patterns; `*` stands for
+    anything.
+
+    Raises:
+        ConfigError: there is no picture, a pattern uses a word that `images` does not, or labels are missing.
+    """
+    pattern = _compiled(images, [labels, *([instances] if instances else [])])
+    found = []
+    for path in sorted(root.glob(_WORD.sub("*", images))):
+        match = pattern.fullmatch(path.relative_to(root).as_posix())
+        if match and path.suffix.lower() in SUFFIXES:
+            parts = match.groupdict()
+            extra = root / instances.format(**parts) if instances else None
+            found.append(Files(path, root / labels.format(**parts), extra))
+    if not found:
+        raise ConfigError(f"{root}: no picture matches {images}; give the folder that holds it")
+    for kind, paths in (("label", [f.labels for f in found]), ("instance map", [f.instances for f in found])):
+        missing = [p for p in paths if p is not None and not p.is_file()]
+        if missing:
+            raise ConfigError(f"{root}: {len(missing)} of {len(found)} pictures have no {kind}, first {missing[0]}")
+    return tuple(found)
 
 
-def idd_lite(root: Path, split: str = "train") -> Dataset:
-    """India Driving Dataset Lite, as published: `leftImg8bit/` and `gtFine/`."""
-    images = sorted((root / "leftImg8bit" / split).glob("*/*_image.jpg"))
-    if not images:
-        raise ConfigError(f"{root}: no images in {root / 'leftImg8bit' / split}")
-    pairs = []
-    for image in images:
-        label = root / "gtFine" / split / image.parent.name / image.name.replace("_image.jpg", "_label.png")
-        if not label.exists():
-            raise ConfigError(f"{image}: its label {label.name} is missing")
-        pairs.append((image, label))
-    return Dataset("idd-lite", tuple(pairs), coarse_meaning(IDD_LITE))
+_WORD = re.compile(r"\{([A-Za-z]\w*)\}")
+
+
+def _compiled(images: str, others: Sequence[str]) -> re.Pattern[str]:
+    """The pattern `images` as a regular expression; raises ConfigError where the patterns don't fit together."""
+    words = _WORD.findall(images)
+    if len(set(words)) != len(words) or set(_WORD.sub("", images)) & set("{}") or images.startswith("/"):
+        raise ConfigError(f"pattern {images!r}: write a relative path with each {{word}} once and no other braces")
+    for pattern in others:
+        rest = _WORD.sub("", pattern)
+        if not set(_WORD.findall(pattern)) <= set(words) or set(rest) & set("{}*"):
+            raise ConfigError(f"pattern {pattern!r}: use only the words in braces of {images!r}, and no *")
+    regex = "".join(
+        f"(?P<{piece}>[^/]+)" if i % 2 else re.escape(piece).replace(r"\*", "[^/]*")
+        for i, piece in enumerate(_WORD.split(images))
+    )
+    return re.compile(regex)

@@ -1,4 +1,4 @@
-"""DeepLabV3+ (Chen et al. 2018) on MobileNetV2, made light enough for two CPU cores."""
+"""DeepLabV3 (Chen et al. 2017), DeepLabV3+ (Chen et al. 2018), and the layers that other networks borrow from them."""
 
 from __future__ import annotations
 
@@ -6,25 +6,62 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from perception.training.networks.input_size import input_size, require_multiple
 from perception.training.networks.mobilenet import MobileNetV2, conv_bn
+from perception.training.networks.prediction import Prediction
+from perception.training.networks.resnet import ResNet
+
+# Chen et al. 2017, section 3.3: (6, 12, 18) at output stride 16, doubled at 8; Cheng et al. 2020 halve them at 32
+RATES = {8: (12, 24, 36), 16: (6, 12, 18), 32: (3, 6, 9)}
+LOW_LEVEL = 48  # channels that the skip at 1/4 is projected to (Chen et al. 2018, table 1)
 
 
 def conv_bn_relu(c_in: int, c_out: int, kernel: int = 1, dilation: int = 1) -> nn.Sequential:
     return nn.Sequential(*conv_bn(c_in, c_out, kernel, 1, dilation), nn.ReLU(inplace=True))
 
 
-def separable(c_in: int, c_out: int, dilation: int = 1) -> nn.Sequential:
-    """Depthwise 3x3 then 1x1, each normalised and rectified (Chen et al. 2018, figure 3)."""
-    depthwise = conv_bn(c_in, c_in, 3, 1, dilation, groups=c_in)
+def separable(c_in: int, c_out: int, dilation: int = 1, kernel: int = 3) -> nn.Sequential:
+    """Depthwise convolution then 1x1, each normalised and rectified (Chen et al. 2018, figure 3)."""
+    depthwise = conv_bn(c_in, c_in, kernel, 1, dilation, groups=c_in)
     return nn.Sequential(*depthwise, nn.ReLU(inplace=True), *conv_bn_relu(c_in, c_out))
 
 
 def resize_like(x: Tensor, like: Tensor) -> Tensor:
-    return F.interpolate(x, size=like.shape[-2:], mode="bilinear", align_corners=False)
+    """`x` enlarged bilinearly to `like`, a whole number of times as large."""
+    (h, w), (rows, columns) = input_size(x), input_size(like)
+    # A scale becomes a constant of the graph; of a size the exporter makes operations on shapes.
+    return F.interpolate(x, scale_factor=(rows / h, columns / w), mode="bilinear", align_corners=False)
+
+
+class ASPP(nn.Module):
+    """Atrous spatial pyramid pooling: 1x1, 3x3 at three rates and the image's mean, concatenated and projected.
+
+    Args:
+        c_in: channels of the features.
+        width: channels of each of the five branches and of the output.
+        rates: dilations of the 3x3 convolutions.
+        depthwise: make them atrous separable convolutions (Chen et al. 2018) instead of dense ones (2017).
+    """
+
+    def __init__(self, c_in: int, width: int, rates: tuple[int, int, int], depthwise: bool = False) -> None:
+        super().__init__()
+        self.point = conv_bn_relu(c_in, width)
+        self.atrous = nn.ModuleList(
+            separable(c_in, width, rate) if depthwise else conv_bn_relu(c_in, width, 3, rate) for rate in rates
+        )
+        # No batch norm here, unlike the paper: of a batch of n images it would see only n values a channel.
+        self.image = nn.Sequential(nn.Conv2d(c_in, width, 1), nn.ReLU(inplace=True))
+        self.project = conv_bn_relu(5 * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, c_in, h, w) -> (n, width, h, w)."""
+        pooled = self.image(x.mean((2, 3), keepdim=True))
+        branches = [self.point(x), *(branch(x) for branch in self.atrous)]
+        return self.project(torch.cat((*branches, pooled.expand(-1, -1, *input_size(x))), 1))
 
 
 class LightASPP(nn.Module):
-    """Atrous spatial pyramid pooling: 1x1, separable 3x3 at three rates, and the image's mean."""
+    """Atrous spatial pyramid pooling: 1x1, separable 3x3 at three rates, and the image's mean added at the end."""
 
     def __init__(self, c_in: int, c_out: int, rates: tuple[int, int, int]) -> None:
         super().__init__()
@@ -37,43 +74,54 @@ class LightASPP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         branches = [self.point(x), *(branch(x) for branch in self.atrous)]
         pooled = self.image(x.mean((2, 3), keepdim=True))
-        # Adding the projected mean equals concatenating it and convolving, without a full-size constant map.
+        # Adding the projected mean spares concatenating a map that is constant over the whole image.
         return F.relu(self.fuse(torch.cat(branches, 1)) + self.mix(pooled))
 
 
-class DeepLabV3Plus(nn.Module):
-    """Encoder at output stride 16, light ASPP, a decoder with skips at 1/8 and 1/4; logits at 1/4.
+class DeepLabV3(nn.Module):
+    """Dilated backbone, ASPP, 1x1 classifier: semantic logits at the backbone's output stride (Chen et al. 2017).
+
+    The paper's multi-grid is left out: it spreads rates over three residual units, more than the last stages have.
 
     Args:
-        classes: number of classes.
-        width: channels of ASPP and decoder.
+        width: channels of the ASPP.
     """
 
-    def __init__(self, classes: int, width: int = 128, output_stride: int = 16, last_stage: int = 6) -> None:
+    def __init__(self, backbone: MobileNetV2 | ResNet, classes: int, width: int = 256) -> None:
         super().__init__()
-        self.backbone = MobileNetV2(output_stride, last_stage)
-        c4, c8, _, top = self.backbone.channels
-        rates = (3, 6, 9) if output_stride == 32 else (4, 8, 12)
-        self.aspp = LightASPP(top, width, rates)
-        self.skip8 = conv_bn_relu(c8, 48)
-        self.skip4 = conv_bn_relu(c4, 32)
-        self.fuse8 = separable(width + 48, width)
-        self.fuse4 = nn.Sequential(separable(width + 32, 96), separable(96, 96))
-        self.head = nn.Conv2d(96, classes, 1)
-        self.auxiliary = nn.Conv2d(width, classes, 1)
+        self.divisor = backbone.output_stride
+        self.backbone = backbone
+        self.aspp = ASPP(backbone.channels[-1], width, RATES[backbone.output_stride])
+        self.head = nn.Conv2d(width, classes, 1)
 
-    def features(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        f4, f8, _, top = self.backbone(x)
-        y8 = self.skip8(f8)
-        y8 = self.fuse8(torch.cat((resize_like(self.aspp(top), y8), y8), 1))
-        y4 = self.skip4(f4)
-        return self.fuse4(torch.cat((resize_like(y8, y4), y4), 1)), y8
+    def forward(self, x: Tensor) -> Prediction:
+        """(n, 3, h, w) in [-1, 1] -> `semantic` at 1/s, s the output stride; h and w multiples of `divisor`."""
+        require_multiple(x, self.divisor)
+        return Prediction(self.head(self.aspp(self.backbone(x)[-1])))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(n, 3, h, w) in [-1, 1] -> logits (n, classes, h/4, w/4)."""
-        return self.head(self.features(x)[0])
 
-    def forward_with_auxiliary(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Also logits at 1/8, for deep supervision during training."""
-        y4, y8 = self.features(x)
-        return self.head(y4), self.auxiliary(y8)
+class DeepLabV3Plus(nn.Module):
+    """DeepLabV3's encoder and a decoder that adds the features at 1/4: semantic logits at 1/4 (Chen et al. 2018).
+
+    The ASPP's and the decoder's 3x3 convolutions are separable, as in the paper's section 3.2 and its best results.
+
+    Args:
+        width: channels of the ASPP and of the decoder.
+    """
+
+    def __init__(self, backbone: MobileNetV2 | ResNet, classes: int, width: int = 256) -> None:
+        super().__init__()
+        self.divisor = backbone.output_stride
+        self.backbone = backbone
+        low, *_, top = backbone.channels
+        self.aspp = ASPP(top, width, RATES[backbone.output_stride], depthwise=True)
+        self.skip4 = conv_bn_relu(low, LOW_LEVEL)
+        self.decoder = nn.Sequential(separable(width + LOW_LEVEL, width), separable(width, width))
+        self.head = nn.Conv2d(width, classes, 1)
+
+    def forward(self, x: Tensor) -> Prediction:
+        """(n, 3, h, w) in [-1, 1] -> `semantic` at 1/4; h and w multiples of `divisor`."""
+        require_multiple(x, self.divisor)
+        f4, _, _, top = self.backbone(x)
+        skip4 = self.skip4(f4)
+        return Prediction(self.head(self.decoder(torch.cat((resize_like(self.aspp(top), skip4), skip4), 1))))

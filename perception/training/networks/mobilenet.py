@@ -46,37 +46,44 @@ class MobileNetV2(nn.Module):
     """Features at strides 4, 8, 16 and at the output stride.
 
     Args:
-        output_stride: 32, or 16 (the last stride becomes a dilation, Chen et al. 2017, section 3.1).
-        last_stage: 6 keeps the 320-channel stage, 5 ends with the 160-channel stage.
+        output_stride: 32, 16 or 8; the strides left out become dilations (Chen et al. 2017, section 3.1).
     """
 
-    def __init__(self, output_stride: int = 16, last_stage: int = 6) -> None:
+    def __init__(self, output_stride: int = 16) -> None:
         super().__init__()
-        if output_stride not in (16, 32):
-            raise ModelError(f"output_stride is {output_stride}; it must be 16 or 32")
+        if output_stride not in (8, 16, 32):
+            raise ModelError(f"output_stride is {output_stride}; it must be 8, 16 or 32")
+        self.output_stride = output_stride
         self.stem = nn.Sequential(*conv_bn(3, 32, 3, stride=2), nn.ReLU6(inplace=True))
         stages, c_in, stride, dilation = [], 32, 2, 1
-        for t, c, n, s in STAGES[: last_stage + 1]:
+        for t, c, n, s in STAGES:
             blocks = []
             for i in range(n):
                 wants = s if i == 0 else 1
                 if wants == 2 and stride == output_stride:
-                    wants, dilation = 1, 2
+                    wants, dilation = 1, dilation * 2
                 stride *= wants
                 blocks.append(InvertedResidual(c_in, c, t, wants, dilation))
                 c_in = c
             stages.append(nn.Sequential(*blocks))
         self.stages = nn.ModuleList(stages)
-        self.channels = (24, 32, 96, c_in)
+        self.channels = (24, 32, 96, 320)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """(n, 3, h, w) scaled to [-1, 1] -> features at 1/4 (24), 1/8 (32), 1/16 (96) and the output stride."""
+        """(n, 3, h, w) scaled to [-1, 1] -> features at 1/4 (24), 1/8 (32), 1/16 (96) and the output stride (320).
+
+        At output stride 8 the third lie at 1/8 too.
+        """
+        return self.pyramid(x)[1:]
+
+    def pyramid(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """As `forward`, with the 16 channels at 1/2 first."""
         x = self.stem(x)
         features = []
         for stage in self.stages:
             x = stage(x)
             features.append(x)
-        return features[1], features[2], features[4], features[-1]
+        return features[0], features[1], features[2], features[4], features[-1]
 
     def convolutions(self) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
         """Every convolution with its batch norm, in network order."""

@@ -1,0 +1,17 @@
+"""What every network of this package returns, so that losses, validation and export need not know which it is."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class Prediction(NamedTuple):
+    """Raw outputs for n images of h x w pixels; None where a network has no such head."""
+
+    semantic: Tensor  # (n, classes, h/s, w/s) logits; s is the network's own
+    centre: Tensor | None = None  # (n, 1, h/4, w/4) heat, 1 at an instance's centre of mass
+    offset: Tensor | None = None  # (n, 2, h/4, w/4) (dy, dx) from a cell's centre to its instance's [input px]
+    keys: Tensor | None = None  # (n, d, h/16, w/16) features in which the same thing looks alike in two frames
+    auxiliary: Tensor | None = None  # (n, classes, h/t, w/t) logits of an earlier layer; only while training

@@ -1,0 +1,72 @@
+"""The node's own panoptic network: one encoder, one light ASPP, a semantic decoder up to 1/2 and an instance decoder.
+
+Panoptic-DeepLab (Cheng et al. 2020) runs two ASPPs and two decoders of 5x5 depthwise convolutions. Here both tasks
+share everything up to 1/8, the instance decoder is two dense 3x3 convolutions, and what is saved pays for a semantic
+refinement at 1/2, where poles and lane markings are still wider than a cell.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from perception.training.networks.deeplab import LightASPP, conv_bn_relu, resize_like, separable
+from perception.training.networks.input_size import require_multiple
+from perception.training.networks.mobilenet import MobileNetV2
+from perception.training.networks.prediction import Prediction
+
+OFFSET_UNIT = 32.0  # [px] the offset head speaks in these, so that its weights need not grow to be heard
+
+
+class RealtimePanoptic(nn.Module):
+    """MobileNetV2 at output stride 16, semantic logits at 1/2, centres and offsets at 1/4, keys at 1/16.
+
+    Args:
+        classes: number of classes.
+        width: channels of the ASPP and the decoder at 1/8.
+    """
+
+    divisor = 16
+
+    def __init__(self, classes: int, width: int = 128) -> None:
+        super().__init__()
+        self.backbone = MobileNetV2(output_stride=16)
+        c4, c8, _, top = self.backbone.channels
+        self.aspp = LightASPP(top, width, (4, 8, 12))
+        self.skip8 = conv_bn_relu(c8, 48)
+        self.skip4 = conv_bn_relu(c4, 32)
+        self.skip2 = conv_bn_relu(16, 16)
+        self.fuse8 = separable(width + 48, width)
+        self.fuse4 = nn.Sequential(separable(width + 32, 96), separable(96, 96))
+        self.head = nn.Conv2d(96, classes, 1)
+        self.auxiliary = nn.Conv2d(width, classes, 1)
+        self.narrow = conv_bn_relu(96, 32)
+        self.fuse2 = conv_bn_relu(32 + 16, 32, kernel=3)
+        self.refine = nn.Conv2d(32, classes, 1)
+        self.instance8 = conv_bn_relu(width, 64)
+        self.instance4 = nn.Sequential(conv_bn_relu(64 + 32, 48, kernel=3), conv_bn_relu(48, 32, kernel=3))
+        self.centre = nn.Conv2d(32, 1, 1)
+        self.offset = nn.Conv2d(32, 2, 1)
+        for start in (self.refine, self.centre):
+            # The refinement starts as no change to the logits at 1/4; most of the centres' target is 0 and weighs 200.
+            nn.init.zeros_(start.weight)
+            nn.init.zeros_(start.bias)  # type: ignore[arg-type]  # both have one
+
+    def forward(self, x: Tensor) -> Prediction:
+        """(n, 3, h, w) in [-1, 1], h and w divisible by 16."""
+        require_multiple(x, self.divisor)
+        f2, f4, f8, _, top = self.backbone.pyramid(x)
+        keys = self.aspp(top)
+        y8 = self.skip8(f8)
+        y8 = self.fuse8(torch.cat((resize_like(keys, y8), y8), 1))
+        skip4 = self.skip4(f4)
+        y4 = self.fuse4(torch.cat((resize_like(y8, skip4), skip4), 1))
+        instance = self.instance4(torch.cat((resize_like(self.instance8(y8), skip4), skip4), 1))
+        auxiliary = self.auxiliary(y8) if self.training else None
+        offset = OFFSET_UNIT * self.offset(instance)
+        return Prediction(self._semantic(y4, f2), self.centre(instance), offset, keys, auxiliary)
+
+    def _semantic(self, y4: Tensor, f2: Tensor) -> Tensor:
+        """Logits at 1/4, enlarged, plus what the features at 1/2 say about borders and thin things."""
+        y2 = torch.cat((resize_like(self.narrow(y4), f2), self.skip2(f2)), 1)
+        return resize_like(self.head(y4), f2) + self.refine(self.fuse2(y2))

@@ -1,0 +1,117 @@
+"""The loss of a batch: semantic on exact and on coarse pixels, an auxiliary one, instances, and a teacher's word."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from perception.errors import ConfigError
+from perception.training.batches import Batch
+from perception.training.config import LossConfig, TeacherConfig
+from perception.training.label_set import IGNORE
+from perception.training.losses import LOSSES, centre_loss, offset_loss, set_cross_entropy
+from perception.training.networks.prediction import Prediction
+
+AUXILIARY_STRIDE = 8
+
+
+class Objective:
+    """Parts of the loss by name, each already weighted, so that their sum is what is minimised.
+
+    Args:
+        meaning: (codes, classes) bool of `label_set.Codes`.
+    """
+
+    def __init__(self, config: LossConfig, meaning: Tensor, teacher: TeacherConfig | None = None) -> None:
+        unknown = next((name for name in config.semantic if name not in LOSSES), None)
+        if unknown is not None:
+            near = difflib.get_close_matches(unknown, LOSSES, 1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise ConfigError(f"loss.semantic: {unknown!r} is not one of {', '.join(LOSSES)}{hint}")
+        self.config, self.meaning, self.teacher = config, meaning, teacher
+
+    def __call__(self, prediction: Prediction, batch: Batch, taught: Tensor | None = None) -> dict[str, Tensor]:
+        """Scalars by name; a part that the network, the batch or the configuration lacks is left out.
+
+        Args:
+            prediction: of the network in training, at whatever strides it has.
+            taught: (n, classes, h', w') the teacher's logits for the same images.
+        """
+        stride = self.config.stride
+        codes = _every(batch.codes, stride)
+        logits = _resized(prediction.semantic, codes.shape[-2:])
+        parts = self._semantic(logits, codes, None if batch.weight is None else _every(batch.weight, stride))
+        if prediction.auxiliary is not None and self.config.auxiliary:
+            small = self._exact(_every(batch.codes, AUXILIARY_STRIDE))
+            loss = LOSSES["ohem"](_resized(prediction.auxiliary, small.shape[-2:]), small)
+            parts["auxiliary"] = self.config.auxiliary * loss
+        if taught is not None and self.teacher is not None:
+            loss = distillation_loss(logits, _resized(taught, logits.shape[-2:]), self.teacher.temperature)
+            parts["distillation"] = self.teacher.weight * loss
+        return parts | self._instances(prediction, batch)
+
+    def _exact(self, codes: Tensor) -> Tensor:
+        """Class indices of exact pixels, IGNORE elsewhere."""
+        return torch.where(codes < self.meaning.shape[1], codes, IGNORE)
+
+    def _semantic(self, logits: Tensor, codes: Tensor, weight: Tensor | None) -> dict[str, Tensor]:
+        exact = self._exact(codes)
+        parts = {}
+        has_exact = (exact != IGNORE).flatten(1).any(1)
+        for name, factor in self.config.semantic.items():
+            if factor and bool(has_exact.any()):
+                loss = self._loss(name, None if weight is None else weight[has_exact])
+                parts[name] = factor * loss(logits[has_exact], exact[has_exact])
+            elif factor:
+                parts[name] = logits.sum() * 0.0
+        is_coarse = (codes >= self.meaning.shape[1]) & (codes != IGNORE)
+        if self.config.coarse and bool(is_coarse.any()):
+            share = is_coarse.sum() / (codes != IGNORE).sum()
+            has_coarse = is_coarse.flatten(1).any(1)
+            target = torch.where(is_coarse, codes, IGNORE)[has_coarse]
+            loss = set_cross_entropy(logits[has_coarse], target, self.meaning)
+            parts["coarse"] = self.config.coarse * share * loss
+        return parts
+
+    def _loss(self, name: str, weight: Tensor | None) -> Callable[[Tensor, Tensor], Tensor]:
+        options: dict[str, object] = {"share": self.config.hardest_share} if name == "ohem" else {}
+        if weight is not None and name in ("ohem", "ce"):
+            options["pixel_weight"] = weight
+        return partial(LOSSES[name], **options)
+
+    def _instances(self, prediction: Prediction, batch: Batch) -> dict[str, Tensor]:
+        parts = {}
+        if prediction.centre is not None and batch.centre is not None and batch.is_known is not None:
+            loss = centre_loss(prediction.centre.float(), batch.centre, batch.is_known)
+            parts["centre"] = self.config.centre * loss
+        if prediction.offset is not None and batch.offset is not None and batch.is_thing is not None:
+            loss = offset_loss(prediction.offset.float(), batch.offset, batch.is_thing)
+            parts["offset"] = self.config.offset * loss
+        return parts
+
+
+def distillation_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """T^2 KL(teacher || student) of the probabilities softened by T, mean over pixels (Hinton et al. 2015, section 2).
+
+    Both logits (n, classes, h, w).
+    """
+    p = F.log_softmax(teacher / temperature, 1)
+    q = F.log_softmax(student / temperature, 1)
+    return temperature**2 * (p.exp() * (p - q)).sum(1).mean()
+
+
+def _every(x: Tensor, stride: int) -> Tensor:
+    """Each stride-th pixel of (n, h, w), from the middle of the first cell on."""
+    return x[:, stride // 2 :: stride, stride // 2 :: stride]
+
+
+def _resized(logits: Tensor, size: torch.Size) -> Tensor:
+    logits = logits.float()
+    if logits.shape[-2:] == size:
+        return logits.contiguous()
+    return F.interpolate(logits, tuple(size), mode="bilinear", align_corners=False).contiguous()

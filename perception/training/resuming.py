@@ -1,0 +1,55 @@
+"""Whether a checkpoint is of the run that a configuration describes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+from perception.errors import ConfigError
+from perception.training.checkpoint import About
+from perception.training.config import TrainingConfig
+
+# Keys that may change when a run goes on: none of them changes what it computes.
+FREE = {"start", "workers", "cache_mb", "log_steps", "validation.folder", "teacher.checkpoint"}
+
+
+def require_same_run(path: Path, about: About, config: TrainingConfig, samples: Mapping[str, int]) -> None:
+    """Raise ConfigError naming the first key or data set that differs from when `path` was written.
+
+    Args:
+        samples: how many each data set has now.
+    """
+    before, now = _flat(about.config), _flat(msgspec.to_builtins(config))
+    for key in [*now, *(k for k in before if k not in now)]:
+        is_free = key in FREE or key.startswith("checkpoint.") or (key.startswith("data.") and key.endswith(".folder"))
+        if not is_free and before.get(key) != now.get(key) and not _is_longer(key, before, now):
+            raise ConfigError(
+                f"{path}: {key} was {_shown(before, key)}, is {_shown(now, key)}; go on with what it was, or begin "
+                f"another run that starts from it with --start {path}"
+            )
+    for name, count in samples.items():
+        was = about.state.get("samples", {}).get(name, count)
+        if was != count:
+            raise ConfigError(f"{path}: data set {name!r} had {was} samples, has {count}; bring the others back")
+
+
+def _is_longer(key: str, before: Mapping[str, object], now: Mapping[str, object]) -> bool:
+    """A constant learning rate does not depend on how long the run is."""
+    return key == "steps" and now.get("optimizer.schedule") == "constant" == before.get("optimizer.schedule")
+
+
+def _shown(values: Mapping[str, object], key: str) -> str:
+    return repr(values[key]) if key in values else "not there"
+
+
+def _flat(table: Mapping[str, object], beginning: str = "") -> dict[str, object]:
+    """Nested tables as one, keys joined by dots; tuples as lists, as JSON has them."""
+    out: dict[str, object] = {}
+    for name, value in table.items():
+        if isinstance(value, Mapping):
+            out |= _flat(value, f"{beginning}{name}.")
+        else:
+            out[beginning + name] = list(value) if isinstance(value, tuple) else value
+    return out

@@ -1,0 +1,306 @@
+"""The training loop: one run in one folder, which can be killed at any time and goes on exactly where it was."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, closing
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+from torch import Tensor, nn
+
+from perception.errors import ConfigError, ModelError, PerceptionError
+from perception.evaluation.segmentation import Confusion
+from perception.training.averaging import WeightAverage
+from perception.training.batches import Batch, Mixture
+from perception.training.checkpoint import (
+    AVERAGED,
+    NETWORK,
+    About,
+    SaveError,
+    load_checkpoint,
+    part,
+    restore,
+    save_checkpoint,
+)
+from perception.training.config import VALIDATION, TrainingConfig
+from perception.training.datasets import Dataset, open_dataset
+from perception.training.label_set import Codes
+from perception.training.networks import build_network
+from perception.training.objective import Objective
+from perception.training.optimizer import (
+    SpikeGuard,
+    build_optimizer,
+    freeze,
+    optimizer_tensors,
+    restore_optimizer,
+    set_rate,
+)
+from perception.training.records import Records
+from perception.training.resuming import require_same_run
+from perception.training.schedule import learning_rate
+from perception.training.start import open_teacher, start_from
+from perception.training.validation import validate
+
+log = logging.getLogger(__name__)
+
+LAST, BEST = "last.safetensors", "best.safetensors"
+OPTIMIZER, RANDOM = "optimizer.", "random."
+Progress = Callable[[str, int, int], None]  # what, done, of how many
+_LOST = 50  # steps in a row without a usable gradient: the run has diverged
+_RETRY_S = 5.0
+
+
+class Trainer:
+    """Network, average, optimiser and data of one run.
+
+    Raises:
+        ConfigError, ModelError: a data set, the teacher or a combination of settings is wrong.
+    """
+
+    def __init__(self, config: TrainingConfig, base: Path, run: Path, device: torch.device) -> None:
+        self.config, self.base, self.run, self.device = config, base, run, device
+        self.step, self.best, self.miou = 0, -1.0, math.nan
+        torch.manual_seed(config.seed)
+        self._open_data()
+        self.network = self._built()
+        self.frozen = freeze(self.network, config.optimizer.frozen_stages)
+        self.average = WeightAverage(self.network, config.average)
+        self.optimizer = build_optimizer(self.network, config.optimizer)
+        self.guard = SpikeGuard(config.optimizer.skip_above)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "float16")
+        self.teacher: nn.Module | None = None
+        if config.teacher:
+            self.teacher = open_teacher(base / config.teacher.checkpoint, config.classes).to(device)
+
+    def _open_data(self) -> None:
+        codes = Codes(self.config.classes)
+        sets = [open_dataset(n, d, codes, self.config.things, self.base) for n, d in self.config.data.items()]
+        self.mixture = Mixture(sets, self.config)
+        self.validation: Dataset | None = None
+        if self.config.validation:
+            things = self.config.things
+            self.validation = open_dataset(VALIDATION, self.config.validation, codes, things, self.base)
+        meaning = torch.from_numpy(codes.meaning()).to(self.device)
+        self.objective = Objective(self.config.loss, meaning, self.config.teacher)
+
+    def _built(self) -> nn.Module:
+        network = build_network(self.config.network, len(self.config.classes))
+        divisor = int(getattr(network, "divisor", 16))
+        sizes = {"crop": self.config.crop, "validation.size": self.config.validation and self.config.validation.size}
+        for key, size in sizes.items():
+            if size and (size[0] % divisor or size[1] % divisor):
+                raise ConfigError(f"{key}: {list(size)}: this network takes multiples of {divisor}")
+        return network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def check(self, progress: Progress) -> None:
+        """Read every file of every data set once; raises ConfigError where some are wrong."""
+        also = [self.validation] if self.validation else []
+        self.mixture.check(also, lambda done, total: progress("checking the data sets", done, total))
+
+    def start(self) -> None:
+        """Take the start weights that the configuration names; raises ConfigError where it freezes random ones."""
+        if not self.config.start:
+            if self.frozen:
+                raise ConfigError(
+                    "optimizer.frozen_stages: weights to freeze have to come from somewhere: --start FILE"
+                )
+            return
+        start_from(
+            self.network, self.base / self.config.start, self.config, self.mixture.batch(0).images.to(self.device)
+        )
+        self.average = WeightAverage(self.network, self.config.average)
+
+    def resume(self) -> None:
+        """Go on from the folder's last checkpoint.
+
+        Raises:
+            ModelError: it is broken. ConfigError: it is of another configuration, or the data sets have changed.
+        """
+        path = self.run / LAST
+        tensors, about = load_checkpoint(path)
+        require_same_run(path, about, self.config, self._sizes())
+        restore(self.network, part(tensors, NETWORK), path)
+        restore(self.average.network, part(tensors, AVERAGED), path)
+        state = about.state
+        try:
+            restore_optimizer(self.optimizer, part(tensors, OPTIMIZER))
+            torch.set_rng_state(tensors[f"{RANDOM}cpu"])
+            if self.device.type == "cuda" and f"{RANDOM}cuda" in tensors:
+                torch.cuda.set_rng_state(tensors[f"{RANDOM}cuda"], self.device)
+            self.scaler.load_state_dict(state["scaler"])
+            self.guard.norms, self.guard.refused = state["norms"], state["refused"]
+            self.guard.refused_in_a_row, self.best = state["refused_in_a_row"], state["best"]
+        except (KeyError, ValueError, IndexError, RuntimeError) as error:
+            raise ModelError(f"{path}: no state to go on from ({error!r}); use it with --start instead") from None
+        self.step = about.step
+        self.miou = math.nan if about.miou is None else about.miou
+
+    def save(self, name: str = LAST) -> None:
+        """Write a checkpoint into the run's folder; BEST holds the averaged weights only. Raises SaveError."""
+        tensors = {f"{AVERAGED}{key}": t for key, t in self.average.network.state_dict().items()}
+        if name == LAST:
+            tensors |= {f"{NETWORK}{key}": t for key, t in self.network.state_dict().items()}
+            tensors |= {f"{OPTIMIZER}{key}": t for key, t in optimizer_tensors(self.optimizer).items()}
+            tensors[f"{RANDOM}cpu"] = torch.get_rng_state()
+            if self.device.type == "cuda":
+                tensors[f"{RANDOM}cuda"] = torch.cuda.get_rng_state(self.device)
+        save_checkpoint(self.run / name, tensors, self._about(self._state() if name == LAST else {}))
+
+    def _about(self, state: dict[str, Any]) -> About:
+        config = self.config
+        about = About(network=config.network, classes=config.classes, things=config.things, step=self.step, state=state)
+        miou = None if math.isnan(self.miou) else self.miou
+        return msgspec.structs.replace(about, miou=miou, config=msgspec.to_builtins(config))
+
+    def _state(self) -> dict[str, Any]:
+        guard = self.guard
+        state: dict[str, Any] = {"best": self.best, "samples": self._sizes(), "scaler": self.scaler.state_dict()}
+        return state | {
+            "norms": guard.norms,
+            "refused": guard.refused,
+            "refused_in_a_row": guard.refused_in_a_row,
+        }
+
+    def _sizes(self) -> dict[str, int]:
+        return {dataset.name: len(dataset) for dataset in self.mixture.datasets}
+
+    def train(self, progress: Progress, asked_to_stop: Callable[[], bool] = lambda: False) -> bool:
+        """Run to the last step, or until asked to stop; True when the run is complete. The state is saved either way.
+
+        Raises:
+            ConfigError: a file of a data set is wrong. SaveError: the disk stayed full at the end.
+            PerceptionError: the training has diverged.
+        """
+        try:
+            self._loop(progress, asked_to_stop)
+        except ConfigError:  # a file that went bad since the check takes nothing with it
+            self._try_to_save()
+            raise
+        self._save_at_last(asked_to_stop)
+        return self.step >= self.config.steps
+
+    def _loop(self, progress: Progress, asked_to_stop: Callable[[], bool]) -> None:
+        config = self.config
+        epoch = self.mixture.epoch_steps
+        names = [name for name, weight in config.loss.semantic.items() if weight]
+        saved = time.monotonic()
+        with (
+            Records(self.run, config.classes, names, self.step, epoch) as records,
+            closing(self.mixture.batches(self.step, config.steps)) as batches,
+        ):
+            for batch in batches:
+                values = self._train_step(batch.to(self.device))
+                records.add(self.step, values)
+                progress(f"loss {values['loss']:.3f}  rate {values['learning_rate']:.2e}", self.step, config.steps)
+                has_validated = self._validate_if_due(records, progress)
+                if asked_to_stop():
+                    break
+                if has_validated or self._is_due(saved):
+                    self._try_to_save()
+                    saved = time.monotonic()
+
+    def _is_due(self, saved: float) -> bool:
+        every = self.config.checkpoint
+        by_time = every.every_minutes and time.monotonic() - saved >= 60 * every.every_minutes
+        return bool(by_time or (every.every_steps and self.step % every.every_steps == 0))
+
+    def _try_to_save(self) -> None:
+        try:
+            self.save()
+        except SaveError as error:
+            log.warning("%s; training goes on and tries again at the next checkpoint", error)
+
+    def _save_at_last(self, asked_to_stop: Callable[[], bool]) -> None:
+        """Save, waiting for room where the disk is full: until then the run lives in memory only."""
+        until = time.monotonic() + (0 if asked_to_stop() else self.config.checkpoint.wait_s)
+        while True:
+            try:
+                return self.save()
+            except SaveError as error:
+                if time.monotonic() + _RETRY_S > until or asked_to_stop():
+                    raise SaveError(f"{error}; make room and go on from the last checkpoint with --resume") from None
+                log.warning("%s; step %d waits in memory for room", error, self.step)
+                time.sleep(_RETRY_S)
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """The precision of the network's forward pass."""
+        dtype = torch.float16 if self.config.precision == "float16" else torch.bfloat16
+        return torch.autocast(self.device.type, dtype, enabled=self.config.precision != "float32")
+
+    def _train_step(self, batch: Batch) -> dict[str, float]:
+        self.network.train()
+        for module in self.frozen:
+            module.eval()
+        rate = learning_rate(self.config.optimizer, self.step, self.config.steps)
+        set_rate(self.optimizer, rate)
+        kept = [buffer.clone() for buffer in self.network.buffers()]
+        with self.autocast():
+            prediction = self.network(batch.images)
+        parts = self.objective(prediction, batch, self._taught(batch))
+        loss = torch.stack(list(parts.values())).sum()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(loss).backward()
+        norm = self._step_optimizer()
+        if not math.isfinite(norm):  # the batch norms may have seen the garbage too
+            for buffer, before in zip(self.network.buffers(), kept, strict=True):
+                buffer.copy_(before)
+        self.step += 1
+        self.average.update(self.network, self.step)
+        values = {"loss": float(loss.detach()), "learning_rate": rate, "gradient_norm": norm}
+        return values | {"skipped": self.guard.refused} | {k: float(v.detach()) for k, v in parts.items()}
+
+    def _taught(self, batch: Batch) -> Tensor | None:
+        if self.teacher is None:
+            return None
+        with torch.no_grad(), self.autocast():
+            return self.teacher(batch.images).semantic
+
+    def _step_optimizer(self) -> float:
+        """Clip and apply the gradient unless it is garbage; its norm before. Raises PerceptionError on divergence."""
+        self.scaler.unscale_(self.optimizer)
+        clip = self.config.optimizer.clip or math.inf
+        norm = float(torch.nn.utils.clip_grad_norm_(self.network.parameters(), clip))
+        if self.guard.accepts(norm):
+            self.scaler.step(self.optimizer)
+        elif self.guard.refused_in_a_row >= _LOST:
+            raise PerceptionError(
+                f"{self.run}: no usable gradient for {_LOST} steps, at step {self.step}: the training has diverged; "
+                "start again with a lower optimizer.learning_rate"
+            )
+        self.scaler.update()
+        return norm
+
+    def _validate_if_due(self, records: Records, progress: Progress) -> bool:
+        """Write a row of the log where one is due, with a score where a validation is; True after a validation."""
+        config = self.config.validation
+        every = (config.every_steps if config else 0) or self.mixture.epoch_steps
+        is_end = self.step == self.config.steps
+        confusion: Confusion | None = None
+        if config and self.validation and (is_end or self.step % every == 0):
+            classes, what = len(self.config.classes), f"validating at step {self.step}"
+            network = self.average.network
+            confusion = validate(
+                network, self.validation, config.size, classes, self.autocast, lambda i, n: progress(what, i, n)
+            )
+            self._keep_if_best(confusion)
+        if confusion or is_end or self.step % self.config.log_steps == 0:
+            records.write(confusion)
+        return confusion is not None
+
+    def _keep_if_best(self, confusion: Confusion) -> None:
+        self.miou = confusion.mean_iou()
+        before = f"best before {100 * self.best:.2f}" if self.best >= 0 else "the first"
+        log.info("step %d: validation mIoU %.2f (%s)", self.step, 100 * self.miou, before)
+        if self.miou > self.best:
+            beaten, self.best = self.best, self.miou
+            try:
+                self.save(BEST)
+            except SaveError as error:
+                self.best = beaten
+                log.warning("%s; the best weights are not kept this time", error)

@@ -1,0 +1,404 @@
+"""Networks: what they compute is what the papers say, at the sizes promised, and a graph of them computes the same."""
+
+from __future__ import annotations
+
+import warnings
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+torch = pytest.importorskip("torch")
+
+from torch import nn  # noqa: E402
+from torch.nn import functional as F  # noqa: E402
+
+from perception.errors import ModelError  # noqa: E402
+from perception.training.networks import NetworkConfig, build_network  # noqa: E402
+from perception.training.networks.config import PUBLISHED_WIDTH  # noqa: E402
+from perception.training.networks.mobilenet import MobileNetV2  # noqa: E402
+from perception.training.networks.panoptic_deeplab import PanopticDeepLab  # noqa: E402
+from perception.training.networks.realtime import RealtimePanoptic  # noqa: E402
+from perception.training.networks.resnet import ResNet  # noqa: E402
+from perception.training.networks.unet import UNet, mirror  # noqa: E402
+
+CLASSES = 5
+WIDTH = 16
+DEEPLABS = [
+    (kind, backbone, stride)
+    for kind in ("panoptic-deeplab", "deeplabv3+", "deeplabv3")
+    for backbone in ("mobilenetv2", "resnet")
+    for stride in (8, 16, 32)
+    if (kind, stride) != ("panoptic-deeplab", 8)
+]
+EVERY_KIND = [NetworkConfig(kind, width=WIDTH) for kind in PUBLISHED_WIDTH]
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    yield
+    torch.set_num_threads(threads)
+
+
+def build(config: NetworkConfig) -> Any:
+    return build_network(config, CLASSES).eval()
+
+
+@torch.no_grad()
+def shapes(network, h: int, w: int) -> dict[str, tuple[int, ...]]:
+    prediction = network(torch.zeros(1, 3, h, w))
+    return {name: tuple(t.shape[1:]) for name, t in prediction._asdict().items() if t is not None}
+
+
+@torch.no_grad()
+def settle(network, x) -> None:
+    """Take the running statistics from `x`: with those of the identity, random weights fade layer by layer."""
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 1.0
+    network.train()(x)
+    network.eval()
+
+
+def agree(a, b, within: float = 1e-4) -> bool:
+    """Whether the largest difference is small beside the spread of the values."""
+    return bool((a - b).abs().max() <= within * a.std())
+
+
+def parameters(module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+# Sizes
+
+
+@pytest.mark.parametrize(("kind", "backbone", "stride"), DEEPLABS)
+def test_outputs_have_the_promised_sizes(kind, backbone, stride):
+    expected = {"semantic": (CLASSES, 16, 24)}
+    if kind == "deeplabv3":
+        expected = {"semantic": (CLASSES, 64 // stride, 96 // stride)}
+    if kind == "panoptic-deeplab":
+        keys = {"mobilenetv2": 96, "resnet": 128}[backbone]
+        expected |= {"centre": (1, 16, 24), "offset": (2, 16, 24), "keys": (keys, 4, 6)}
+    assert shapes(build(NetworkConfig(kind, backbone, stride, WIDTH)), 64, 96) == expected
+
+
+@pytest.mark.parametrize("backbone", [MobileNetV2, ResNet])
+@pytest.mark.parametrize("stride", [8, 16, 32])
+@torch.no_grad()
+def test_a_backbone_s_features_lie_at_its_strides_with_its_channels(backbone, stride):
+    net = backbone(stride).eval()
+    features = net.pyramid(torch.zeros(1, 3, 64, 96))
+    strides = (2, 4, 8, min(stride, 16), stride)
+    assert [f.shape[-2:] for f in features] == [(64 // s, 96 // s) for s in strides]
+    assert tuple(f.shape[1] for f in features[1:]) == net.channels
+
+
+@pytest.mark.parametrize("config", EVERY_KIND, ids=lambda c: c.kind)
+def test_an_image_that_does_not_divide_is_refused_with_a_size_that_does(config):
+    assert build(config).divisor == 16
+    with pytest.raises(ModelError, match=r"the image is 90x64; .* multiples of 16.* 96x64$"):
+        build(config)(torch.zeros(1, 3, 64, 90))
+
+
+@pytest.mark.parametrize("stride", [8, 32])
+def test_the_divisor_is_the_output_stride(stride):
+    net = build(NetworkConfig("deeplabv3", "resnet", stride, WIDTH))
+    assert net.divisor == stride
+    assert shapes(net, stride, 3 * stride)["semantic"] == (CLASSES, 1, 3)
+
+
+# Configurations
+
+
+@pytest.mark.parametrize(
+    ("config", "says"),
+    [
+        (NetworkConfig("realtime", output_stride=8), "realtime: output_stride is 8; it has no choice: leave it at 16"),
+        (NetworkConfig("realtime", "resnet"), "backbone is 'resnet'; it has no choice: leave it at 'mobilenetv2'"),
+        (NetworkConfig("unet", "resnet"), "unet: backbone is 'resnet'"),
+        (NetworkConfig("panoptic-deeplab", output_stride=8), "output_stride is 8; it takes 16 or 32"),
+        (NetworkConfig("deeplabv3+", padding="valid"), "padding is 'valid'"),
+        (NetworkConfig(width=12), "width is 12; it must be a multiple of 8"),
+        (NetworkConfig(kind="fcn"), "kind is 'fcn'; it must be one of realtime, "),  # type: ignore[arg-type]
+        (NetworkConfig("deeplabv3", output_stride=4), "output_stride is 4"),  # type: ignore[arg-type]
+    ],
+)
+def test_a_combination_that_no_network_has_is_refused(config, says):
+    with pytest.raises(ModelError, match=says):
+        build_network(config, CLASSES)
+
+
+@pytest.mark.parametrize("classes", [1, 256])
+def test_a_number_of_classes_that_labels_cannot_hold_is_refused(classes):
+    with pytest.raises(ModelError, match=f"a network for {classes} classes"):
+        build_network(NetworkConfig(), classes)
+
+
+def test_width_zero_is_the_published_width():
+    for kind, width in PUBLISHED_WIDTH.items():
+        if kind != "unet":
+            published, said = (build_network(NetworkConfig(kind, width=w), CLASSES) for w in (0, width))
+            assert parameters(published) == parameters(said)
+
+
+@pytest.mark.parametrize("text", ['{"width": -8}', '{"width": 12}', '{"kind": "fcn"}', '{"depth": 3}'])
+def test_a_file_cannot_say_what_a_configuration_cannot_hold(text):
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.json.decode(text, type=NetworkConfig)
+
+
+# What the papers say
+
+
+def test_mobilenetv2_has_the_published_parameters():
+    top, classifier = 320 * 1280 + 2 * 1280, 1281 * 1000  # what the classification network adds
+    assert parameters(MobileNetV2()) + top + classifier == 3_504_872
+
+
+def test_resnet_is_dense_and_rectified_only():
+    convolutions = [m for m in ResNet().modules() if isinstance(m, nn.Conv2d)]
+    assert {c.groups for c in convolutions} == {1}
+    assert {c.kernel_size for c in convolutions} == {(3, 3), (1, 1)}
+    leaves = {type(m) for m in ResNet().modules() if not list(m.children())}
+    assert leaves == {nn.Conv2d, nn.BatchNorm2d, nn.ReLU, nn.Identity}
+
+
+@pytest.mark.parametrize("stride", [8, 16])
+@torch.no_grad()
+def test_a_dilated_resnet_computes_the_undilated_one_s_features_and_those_between(stride):
+    coarse, fine = ResNet(32), ResNet(stride).eval()
+    x = torch.randn(1, 3, 96, 64)
+    settle(coarse, x)
+    fine.load_state_dict(coarse.state_dict())
+    step = 32 // stride
+    assert agree(coarse(x)[-1], fine(x)[-1][:, :, ::step, ::step])
+
+
+@pytest.mark.parametrize("kind", ["deeplabv3+", "deeplabv3", "panoptic-deeplab"])
+def test_weights_of_output_stride_32_load_at_16(kind):
+    coarse, fine = (build_network(NetworkConfig(kind, output_stride=s, width=WIDTH), CLASSES) for s in (32, 16))
+    assert fine.load_state_dict(coarse.state_dict()) == ([], [])
+
+
+@pytest.mark.parametrize(("stride", "rates"), [(8, {12, 24, 36}), (16, {6, 12, 18}), (32, {3, 6, 9})])
+@pytest.mark.parametrize(("kind", "groups"), [("deeplabv3", 1), ("deeplabv3+", 256)])
+def test_aspp_dilates_by_the_published_rates(kind, groups, stride, rates):
+    aspp = build(NetworkConfig(kind, "resnet", stride, WIDTH)).aspp
+    spatial = [m for m in aspp.modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3)]
+    assert {(m.dilation[0], m.groups) for m in spatial} == {(rate, groups) for rate in rates}
+
+
+def test_the_aspp_sees_the_whole_image_through_its_mean():
+    aspp = build(NetworkConfig("deeplabv3", "resnet", width=WIDTH)).aspp
+    x = torch.zeros(1, 256, 60, 60, requires_grad=True)  # rate 18 reaches 18 cells; the corners are 59 apart
+    aspp(x)[0, :, 0, 0].sum().backward()
+    assert x.grad[0, :, -1, -1].abs().sum() > 0
+
+
+@pytest.mark.parametrize(
+    ("backbone", "semantic", "instance"),
+    [
+        (MobileNetV2(16), [128, 64, 32], [64, 32, 16]),
+        (MobileNetV2(32), [128, 64, 32], [64, 32, 16]),
+        (ResNet(32), [128, 64, 32], [64, 32, 16]),
+        (ResNet(16), [64, 32], [32, 16]),
+    ],
+)
+def test_panoptic_deeplab_has_the_published_widths(backbone, semantic, instance):
+    net: Any = PanopticDeepLab(backbone, CLASSES)
+    for decoder, projections, width in ((net.semantic, semantic, 256), (net.instance, instance, 128)):
+        assert [project[0].out_channels for project in decoder.project] == projections
+        assert {fuse[0].kernel_size for fuse in decoder.fuse} == {(5, 5)}
+        assert {fuse[3].out_channels for fuse in decoder.fuse} == {width}
+        assert decoder.aspp.project[0].in_channels == 5 * 256
+    for head, hidden in ((net.semantic_head, 256), (net.centre_head, 32), (net.offset_head, 32)):
+        assert head[-1].in_channels == hidden
+        assert head[0][0].kernel_size == (5, 5)
+
+
+def test_panoptic_deeplab_refuses_a_backbone_at_8():
+    with pytest.raises(ModelError, match="output_stride is 8; panoptic-deeplab takes 16 or 32"):
+        PanopticDeepLab(ResNet(8), CLASSES)
+
+
+@torch.no_grad()
+def test_the_keys_are_the_encoder_s_features():
+    net = build(NetworkConfig("panoptic-deeplab", "resnet", 32, WIDTH))
+    x = torch.randn(1, 3, 64, 64)
+    assert torch.equal(net(x).keys, net.backbone(x)[2])
+
+
+# U-Net
+
+
+def test_unet_has_the_published_parameters():
+    def convolution(kernel: int, c_in: int, c_out: int) -> int:
+        return kernel * kernel * c_in * c_out + c_out
+
+    levels = (64, 128, 256, 512, 1024)
+    expected = convolution(1, 64, 2)
+    for above, c in pairwise((1, *levels)):
+        expected += convolution(3, above, c) + convolution(3, c, c)
+    for c, below in pairwise(levels):
+        expected += convolution(2, below, c) + convolution(3, 2 * c, c) + convolution(3, c, c)
+    colour = 2 * 9 * 64  # the paper's images have one channel, ours three
+    with torch.device("meta"):
+        assert parameters(UNet(classes=2)) == expected + colour
+    assert round(expected / 1e6, 1) == 31.0
+
+
+@torch.no_grad()
+def test_unet_maps_572_to_388():
+    net = UNet(CLASSES, width=8, padding="valid").eval()
+    assert net.crop_pass(torch.zeros(1, 3, 572, 572)).shape == (1, CLASSES, 388, 388)
+
+
+@pytest.mark.parametrize("size", [(572, 570), (172, 572)])
+def test_the_valid_pass_refuses_a_size_whose_poolings_do_not_divide(size):
+    with pytest.raises(ModelError, match=r"16 k \+ 12 and at least 188"):
+        UNet(CLASSES, width=8, padding="valid").crop_pass(torch.zeros(1, 3, *size))
+
+
+def test_same_padding_has_no_valid_pass():
+    with pytest.raises(ModelError, match='padding is "same"'):
+        UNet(CLASSES, width=8).crop_pass(torch.zeros(1, 3, 572, 572))
+
+
+@pytest.mark.parametrize(("padding", "size"), [("same", (32, 48)), ("valid", (108, 131))])
+def test_unet_labels_every_pixel(padding, size):
+    assert shapes(UNet(CLASSES, width=8, padding=padding).eval(), *size) == {"semantic": (CLASSES, *size)}
+
+
+def test_an_image_too_small_to_mirror_is_refused():
+    with pytest.raises(ModelError, match=r"the image is 64x64; .* give 108 px a side"):
+        UNet(CLASSES, width=8, padding="valid")(torch.zeros(1, 3, 64, 64))
+
+
+@torch.no_grad()
+def test_where_no_mirrored_pixel_is_seen_the_whole_image_agrees_with_a_tile():
+    net = UNet(CLASSES, width=8, padding="valid").eval()
+    x = torch.randn(1, 3, 220, 240)
+    tile = net.crop_pass(x[:, :, 4:208, 20:224])  # both start where a cell of the deepest level does
+    assert agree(tile, net(x).semantic[:, :, 96:116, 112:132])
+
+
+@given(h=st.integers(108, 260), w=st.integers(108, 260))
+@settings(max_examples=25, deadline=None)
+def test_a_mirrored_image_is_one_that_the_valid_pass_takes(h, w):
+    x = torch.rand(1, 1, h, w)
+    y = mirror(x)
+    assert y.shape[-2] % 16 == 12
+    assert y.shape[-1] % 16 == 12
+    assert y.shape[-2] - 184 >= h
+    assert y.shape[-1] - 184 >= w
+    assert torch.equal(y[:, :, 92 : 92 + h, 92 : 92 + w], x)
+    assert torch.equal(y[:, :, 91, 92 : 92 + w], x[:, :, 1])
+
+
+# The real-time network
+
+
+@torch.no_grad()
+def test_realtime_outputs_have_the_promised_sizes():
+    expected = {"semantic": (CLASSES, 32, 48), "centre": (1, 16, 24), "offset": (2, 16, 24), "keys": (128, 4, 6)}
+    assert shapes(RealtimePanoptic(CLASSES).eval(), 64, 96) == expected
+
+
+@torch.no_grad()
+def test_realtime_gives_auxiliary_logits_in_training_only():
+    net = RealtimePanoptic(CLASSES, WIDTH)
+    x = torch.zeros(2, 3, 32, 48)
+    auxiliary = net(x).auxiliary
+    assert auxiliary is not None
+    assert auxiliary.shape == (2, CLASSES, 4, 6)
+    assert net.eval()(x).auxiliary is None
+
+
+@torch.no_grad()
+def test_realtime_s_refinement_starts_as_no_change_and_its_centres_as_none():
+    net = RealtimePanoptic(CLASSES, WIDTH).eval()
+    quarter = []
+    net.head.register_forward_hook(lambda module, args, output: quarter.append(output))
+    prediction = net(torch.randn(1, 3, 32, 48))
+    enlarged = F.interpolate(quarter[0], scale_factor=2, mode="bilinear", align_corners=False)
+    assert torch.equal(prediction.semantic, enlarged)
+    assert prediction.centre.abs().max() == 0
+
+
+# All of them
+
+
+@pytest.mark.parametrize("config", EVERY_KIND, ids=lambda c: c.kind)
+@torch.no_grad()
+def test_evaluation_is_repeatable_and_one_image_does_not_touch_another(config):
+    net = build(config).double()  # random weights amplify what float32 rounds
+    x = torch.randn(2, 3, 32, 48, dtype=torch.float64)
+    settle(net, x)
+    first, again, alone = net(x), net(x), net(x[1:])
+    for a, b, c in zip(first, again, alone, strict=True):
+        if a is not None:
+            assert torch.equal(a, b)
+            assert agree(a[1:], c)
+
+
+@pytest.mark.parametrize("config", EVERY_KIND, ids=lambda c: c.kind)
+def test_a_batch_of_one_trains_every_parameter(config):
+    net = build_network(config, CLASSES)
+    prediction = net(torch.randn(1, 3, 32, 48))
+    torch.stack([t.sum() for t in prediction if t is not None]).sum().backward()
+    assert [name for name, p in net.named_parameters() if p.grad is None] == []
+
+
+class Outputs(nn.Module):
+    """The outputs that a network has, as a graph's outputs."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x):
+        return tuple(t for t in self.net(x) if t is not None)
+
+
+def to_onnx(module: nn.Module, x, path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # this exporter, the one that gives static graphs, is not the newest
+        torch.onnx.export(module, (x,), str(path), input_names=["x"], opset_version=17, dynamo=False)
+
+
+@pytest.mark.parametrize(
+    ("config", "size"),
+    [
+        (NetworkConfig("realtime", width=WIDTH), (32, 64)),
+        (NetworkConfig("panoptic-deeplab", "mobilenetv2", 16, WIDTH), (32, 64)),
+        (NetworkConfig("panoptic-deeplab", "resnet", 32, WIDTH), (32, 64)),
+        (NetworkConfig("deeplabv3+", "resnet", 16, WIDTH), (32, 64)),
+        (NetworkConfig("deeplabv3", "mobilenetv2", 8, WIDTH), (32, 64)),
+        (NetworkConfig("unet", width=8), (32, 64)),
+        (NetworkConfig("unet", width=8, padding="valid"), (108, 110)),
+    ],
+    ids=lambda v: f"{v.kind}-{v.backbone}-{v.padding}" if isinstance(v, NetworkConfig) else "",
+)
+@torch.no_grad()
+def test_a_graph_is_static_has_no_batch_norm_left_and_agrees(config, size, tmp_path):
+    onnx, onnxruntime = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
+    net = build_network(config, CLASSES)
+    x = torch.randn(1, 3, *size)
+    settle(net, torch.cat((x, -x)))
+    module = Outputs(net).eval()
+    to_onnx(module, x, tmp_path / "net.onnx")
+    operations = {node.op_type for node in onnx.load(tmp_path / "net.onnx").graph.node}
+    assert not operations & {"BatchNormalization", "Shape", "NonZero", "If", "Loop"}
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(str(tmp_path / "net.onnx"), options, providers=["CPUExecutionProvider"])
+    for expected, found in zip(module(x), session.run(None, {"x": x.numpy()}), strict=True):
+        assert agree(expected, torch.from_numpy(found), within=0.01)  # random weights amplify rounding
