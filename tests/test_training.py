@@ -241,6 +241,16 @@ def test_logits_of_any_stride_are_compared_on_the_losses_grid():
         assert torch.isfinite(parts["ohem"])
 
 
+@pytest.mark.parametrize("stride", [1, 2, 4])
+def test_what_validation_would_see_as_right_costs_nothing(stride):
+    """Half a pixel between the two and a lane marking loses several points."""
+    semantic = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    full = torch.nn.functional.interpolate(semantic, (16, 16), mode="bilinear", align_corners=False)
+    config = LossConfig(semantic={"ce": 1.0}, stride=stride)
+    parts = Objective(config, MEANING)(Prediction(1e6 * semantic), Batch(torch.zeros(0), full.argmax(1)))
+    assert float(parts["ce"]) == 0
+
+
 def test_distillation_is_zero_for_a_student_who_knows_and_follows_kl_otherwise():
     generator = torch.Generator().manual_seed(0)
     a, b = (torch.randn(1, 3, 2, 2, generator=generator, dtype=torch.float64) for _ in range(2))
