@@ -1,9 +1,13 @@
-"""Makes the README's picture of rendered drives that the network has not seen: `python docs/make_pictures.py`."""
+"""Makes the pictures of README and docs: `python docs/make_pictures.py [drives] [training]`; both without a name."""
 
 from __future__ import annotations
 
+import csv
+import sys
+from itertools import groupby
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 
 from perception.build import build_model
@@ -18,6 +22,9 @@ from perception.sources.url import open_source
 from perception.stopwatch import Stopwatch
 
 TILE = (640, 360)  # width, height [px]
+DOCS = Path(__file__).parent
+STAGES = ("1: DeepLabV3+, 480x360", "2: RealtimePanoptic, 640x352", "3: half a pixel")
+CURVES = ("miou", "lane marking", "pedestrian", "car", "sign", "pole")
 SEEDS_AND_FRAMES = ((0, 300), (21, 150), (8, 210), (5, 90))
 
 
@@ -32,12 +39,39 @@ def picture(seed: int, frame_count: int) -> np.ndarray:
     return cv2.resize(drawn, TILE, interpolation=cv2.INTER_AREA)
 
 
-def main() -> None:
+def drives() -> Path:
+    """The README's picture: rendered drives that the network has not seen."""
     tiles = [picture(seed, frame_count) for seed, frame_count in SEEDS_AND_FRAMES]
     rows = [np.hstack(tiles[:2]), np.hstack(tiles[2:])]
-    out = Path(__file__).parent / "drives.jpg"
+    out = DOCS / "drives.jpg"
     cv2.imwrite(str(out), cv2.cvtColor(np.vstack(rows), cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 88])
-    print(out)
+    return out
+
+
+def training() -> Path:
+    """Validation IoU of the default network over its training, from road-training.csv; its stages side by side."""
+    rows = list(csv.DictReader((DOCS / "road-training.csv").open()))
+    stages = [list(group) for _, group in groupby(rows, lambda row: row["stage"])]
+    widths = [max(2, len(stage)) for stage in stages]
+    figure, axes = plt.subplots(1, len(stages), sharey=True, width_ratios=widths, figsize=(9, 4), layout="constrained")
+    for axis, stage, title in zip(axes, stages, STAGES, strict=True):
+        steps = [int(row["step"]) for row in stage]
+        for name in CURVES:
+            style = {"linewidth": 2.5, "color": "black"} if name == "miou" else {}
+            axis.plot(steps, [100 * float(row[name]) for row in stage], label=name, marker=".", **style)
+        axis.set(title=title, xlabel="step")
+        axis.grid(alpha=0.3)
+    axes[0].set_ylabel("IoU on CamVid val, averaged weights [%]")
+    axes[0].legend(["mean of 12 classes", *CURVES[1:]], fontsize=8, loc="lower right")
+    out = DOCS / "road-training.png"
+    figure.savefig(out, dpi=110)
+    return out
+
+
+def main() -> None:
+    makers = {"drives": drives, "training": training}
+    for name in sys.argv[1:] or makers:
+        print(makers[name]())
 
 
 if __name__ == "__main__":

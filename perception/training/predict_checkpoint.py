@@ -16,9 +16,9 @@ from perception.errors import ConfigError, ModelError
 from perception.evaluation.predict import Predictor
 from perception.evaluation.stored import About
 from perception.models.card import Grouping, ModelClass
+from perception.models.graph import scaled
 from perception.models.grouping import group_things
 from perception.models.panoptic import group_by_centres
-from perception.opencv import cv2
 from perception.training.card_file import MIN_AREA
 from perception.training.checkpoint import load_network
 from perception.training.networks.prediction import Prediction
@@ -117,10 +117,8 @@ def parse_sizes(text: str) -> tuple[Size, ...]:
 
 def _tensor(image: NDArray[np.uint8], size: Size) -> Tensor:
     """(1, 3, h, w) in [-1, 1], scaled as the node scales its camera's pictures."""
-    if image.shape[1::-1] != size:
-        shrinks = image.shape[1] >= 2 * size[0] and image.shape[0] >= 2 * size[1]
-        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)  # type: ignore[assignment]
-    return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].float().div(127.5).sub(1)
+    pixels = np.ascontiguousarray(scaled(image, *size))
+    return torch.from_numpy(pixels).permute(2, 0, 1)[None].float().div(127.5).sub(1)
 
 
 def _scaled(maps: Tensor, shape: tuple[int, int]) -> Tensor:
