@@ -52,7 +52,7 @@ def training() -> Path:
     """Validation IoU of the default network over its training, from road-training.csv; its stages side by side."""
     rows = list(csv.DictReader((DOCS / "road-training.csv").open()))
     stages = [list(group) for _, group in groupby(rows, lambda row: row["stage"])]
-    widths = [max(2, len(stage)) for stage in stages]
+    widths = [max(6, len(stage)) for stage in stages]  # room for the titles
     figure, axes = plt.subplots(1, len(stages), sharey=True, width_ratios=widths, figsize=(9, 4), layout="constrained")
     for axis, stage, title in zip(axes, stages, STAGES, strict=True):
         steps = [int(row["step"]) for row in stage]
@@ -62,7 +62,8 @@ def training() -> Path:
         axis.set(title=title, xlabel="step")
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("IoU on CamVid val, averaged weights [%]")
-    axes[0].legend(["mean of 12 classes", *CURVES[1:]], fontsize=8, loc="lower right")
+    names = ["mean of 12 classes", *CURVES[1:]]
+    figure.legend(axes[0].lines, names, loc="outside lower center", ncols=len(names), frameon=False)
     out = DOCS / "road-training.png"
     figure.savefig(out, dpi=110)
     return out
