@@ -287,6 +287,13 @@ def test_a_garbage_gradient_is_refused_but_not_a_rising_one():
     assert all(steady.accepts(200.0 * 1.05**i) for i in range(60))
 
 
+def test_a_run_can_start_from_the_shipped_weights_by_name(tmp_path):
+    config, _ = configured(Request("road", start=Path("road"), device="cpu"))
+    network, about = load_network(Path(config.start))
+    assert (about.classes, about.things) == (config.classes, config.things)
+    assert sum(p.numel() for p in network.parameters()) < 8e6
+
+
 def test_a_step_on_garbage_changes_neither_weights_nor_statistics(tmp_path):
     config, base = configured(Request(write_config(tmp_path, REALTIME), without=["validation"], device="cpu"))
     trainer = Trainer(config, base, tmp_path, torch.device("cpu"))
