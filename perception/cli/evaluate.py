@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from perception.cli import app
-from perception.cli.progress import progress_bar
+from perception.cli.progress import lines_of, progress_bar
 from perception.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -45,14 +45,7 @@ def evaluate(
     wishes = Wishes(tuple(merge or ()), sequence, least_area, picture)
     predictor = None if predictions else open_predictor(model, engine, checkpoint, size, flip)
     with progress_bar() as bar, contextlib.closing(predictor.model) if predictor else contextlib.nullcontext():
-        tasks: dict[str, Any] = {}
-
-        def progress(what: str, done: int, total: int) -> None:
-            if what not in tasks:
-                tasks[what] = bar.add_task(what)
-            bar.update(tasks[what], completed=done, total=total)
-
-        result = evaluate_command(data, predictor, keep or predictions, wishes, progress)
+        result = evaluate_command(data, predictor, keep or predictions, wishes, lines_of(bar))
     if json_file:
         json_file.write_text(json.dumps(result, indent=2) + "\n")
     console = Console()

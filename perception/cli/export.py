@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from perception.cli import app
-from perception.cli.progress import progress_bar
+from perception.cli.progress import lines_of, progress_bar
 from perception.errors import ConfigError, PerceptionError
 
 if TYPE_CHECKING:
@@ -52,14 +52,7 @@ def export(
         width, height, texts, _figures(figure or []), folders, parity, labelled, max_loss, max_class_loss
     )
     with progress_bar() as bar:
-        tasks: dict[str, Any] = {}
-
-        def progress(what: str, done: int, total: int) -> None:
-            if what not in tasks:
-                tasks[what] = bar.add_task(what)
-            bar.update(tasks[what], completed=done, total=total)
-
-        report = write(checkpoint, out, settings, progress)
+        report = write(checkpoint, out, settings, lines_of(bar))
     console = Console()
     console.print(agreement_table(report.agreements, report.classes))
     if report.losses:

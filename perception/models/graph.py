@@ -34,8 +34,13 @@ class Graph:
         self.shapes = {name: array.shape for name, array in outputs.items()}  # whole, where the graph leaves them open
         height, width = self.labels(outputs).shape
         self.mask_size = (width, height)
+        self.things = sorted(self.card.class_table().thing_ids)
+        self.min_areas = [c.min_area for c in self.card.classes]
 
-    def __call__(self, image: NDArray[np.uint8]) -> dict[str, NDArray]:
+    def close(self) -> None:
+        self.engine.close()
+
+    def run(self, image: NDArray[np.uint8]) -> dict[str, NDArray]:
         """(h, w, 3) RGB of any size -> the graph's outputs, valid until the next call."""
         with self.time("resize"):
             tensor = self._prepare(image)

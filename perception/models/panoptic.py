@@ -20,7 +20,7 @@ REACH_CELLS = 4.0  # plus
 REACH_SHARE = 0.5  # of the offset's length: the further the centre, the less exact its prediction
 
 
-class PanopticModel:
+class PanopticModel(Graph):
     """A graph of kind `panoptic` behind its card.
 
     Raises:
@@ -28,49 +28,42 @@ class PanopticModel:
     """
 
     def __init__(self, files: ModelFiles, engine: Engine, stopwatch: Stopwatch | None = None) -> None:
-        self.card, self.engine = files.card, engine
-        self._graph = Graph(files, engine, stopwatch)
-        self._things = sorted(self.card.class_table().thing_ids)
-        self._areas = [c.min_area for c in self.card.classes]
-        self.mask_size = self._graph.mask_size
+        super().__init__(files, engine, stopwatch)
         self._check_grid()
 
     def __call__(self, image: NDArray[np.uint8]) -> Panoptic:
         """(h, w, 3) RGB of any size -> what the network saw, at `mask_size`, with its keys."""
-        outputs, names = self._graph(image), self.card.output
-        with self._graph.time("grouping"):
+        outputs, names = self.run(image), self.card.output
+        with self.time("grouping"):
             heat = np.asarray(outputs[names.centre][0, 0], np.float32)
             offset = np.asarray(outputs[names.offset][0], np.float32)
-            labels, confidence = self._graph.labels(outputs), self._graph.confidence(outputs)
+            labels, confidence = self.labels(outputs), self.confidence(outputs)
             unit = self.card.input.width / heat.shape[1]
             seen = group_by_centres(
-                labels, heat, offset, unit, self._things, self._areas, self.card.grouping, confidence
+                labels, heat, offset, unit, self.things, self.min_areas, self.card.grouping, confidence
             )
             if not names.keys:
                 return seen
             keys = outputs[names.keys][0].astype(np.float32)  # a copy: the engine reuses its buffers
             return Panoptic(seen.labels, seen.id_map, seen.segments, keys)
 
-    def close(self) -> None:
-        self.engine.close()
-
     def _check_grid(self) -> None:
         """Centres and offsets lie on one grid, and the class map is a whole multiple of it."""
-        names, shapes = self.card.output, self._graph.shapes
+        names, shapes = self.card.output, self.shapes
         centre, offset = shapes[names.centre], shapes[names.offset]
         if len(centre) != 4 or centre[1] != 1 or offset != (centre[0], 2, *centre[2:]):
             raise ModelError(
-                f"{self._graph.name}: centre is {centre}, offset {offset}; they must be (1, 1, h, w) and (1, 2, h, w)"
+                f"{self.name}: centre is {centre}, offset {offset}; they must be (1, 1, h, w) and (1, 2, h, w)"
             )
         width, height = self.mask_size
         steps = (height / centre[2], width / centre[3])
         if steps[0] != steps[1] or steps[0] % 1:
             raise ModelError(
-                f"{self._graph.name}: a class map of {width}x{height} on centres of {centre[3]}x{centre[2]}; "
+                f"{self.name}: a class map of {width}x{height} on centres of {centre[3]}x{centre[2]}; "
                 "width and height must be the same whole multiple of theirs"
             )
         if names.keys and len(shapes[names.keys]) != 4:
-            raise ModelError(f"{self._graph.name}: keys have shape {shapes[names.keys]}; they must be (1, d, h, w)")
+            raise ModelError(f"{self.name}: keys have shape {shapes[names.keys]}; they must be (1, d, h, w)")
 
 
 def group_by_centres(

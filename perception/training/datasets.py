@@ -114,13 +114,13 @@ def open_dataset(
     if not config.folder:
         raise ConfigError(f"data set {name!r} has no folder; give it with --data {name}=FOLDER")
     root = base / config.folder
-    table = codes.table(read_label_set(config.label_set, base), f"data set {name!r}, label set {config.label_set!r}")
+    label_set = read_label_set(config.label_set, base)
+    table = codes.table(label_set, f"data set {name!r}, label set {config.label_set!r}")
     meaning = codes.meaning()
     thing_codes = np.zeros(256, bool)
     thing_codes[: len(meaning)] = meaning[:, [c in things for c in codes.classes]].any(1)
     if isinstance(config, ValidationConfig):
-        coarse = np.setdiff1d(table, [*range(len(codes.classes)), 254, IGNORE])
-        if len(coarse):
+        if not label_set.is_exact:
             raise ConfigError(f"validation.label_set: {config.label_set!r} is coarse; a score needs an exact label set")
         files = find_files(root, config.image_files, config.label_files, None)
         return Dataset(name, files[:: config.take_every], table, thing_codes)

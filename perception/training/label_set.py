@@ -42,7 +42,7 @@ class LabelSet(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def is_exact(self) -> bool:
         """True where every value means one class."""
-        return all(len(label.can_be) == 1 for label in self.labels)
+        return all(len(set(label.can_be)) == 1 for label in self.labels)
 
 
 def shipped_label_sets() -> tuple[str, ...]:

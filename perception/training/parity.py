@@ -12,14 +12,15 @@ from numpy.typing import NDArray
 
 from perception.drives.rendered import RenderedDrive
 from perception.engines import open_engine
-from perception.errors import ConfigError, ModelError
+from perception.errors import ModelError
 from perception.evaluation.classes import scored_classes
 from perception.evaluation.segmentation import Confusion
 from perception.evaluation.truth import LabelFolder, pictures_of
 from perception.models.graph import scaled
 from perception.opencv import cv2
 from perception.protocols import Engine
-from perception.sources.images import SUFFIXES, load_image
+from perception.sources.images import load_image
+from perception.training.pictures import evenly_spaced
 
 # In float32 only pixels whose two best logits differ by rounding may change class: below 0.05 % of trained networks'
 # pixels. A Resize with another convention, or a mean that is off, changes over 1 %.
@@ -91,11 +92,7 @@ def frames_of(folder: Path | None, width: int, height: int) -> list[NDArray[np.u
     if folder is None:
         drive = RenderedDrive(SEED, 640, 360, truth=False)
         return [scaled(frame.image, width, height) for frame in drive.at(range(0, APART * MOST_FRAMES, APART))]
-    paths = [p for p in sorted(folder.rglob("*")) if p.suffix.lower() in SUFFIXES]
-    if not paths:
-        raise ConfigError(f"{folder}: no pictures to compare on")
-    chosen = np.unique(np.linspace(0, len(paths) - 1, MOST_FRAMES).astype(int))
-    return [scaled(load_image(paths[i]), width, height) for i in chosen]
+    return [scaled(load_image(path), width, height) for path in evenly_spaced([folder], MOST_FRAMES, "compare")]
 
 
 def node_engines(graph: Path) -> list[Engine]:

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
-from perception.errors import ConfigError
 from perception.models.graph import scaled
-from perception.sources.images import SUFFIXES, load_image
+from perception.sources.images import load_image
+from perception.training.pictures import evenly_spaced
 
 MOST_PICTURES = 100
 # Parts of node names that stay in float. Measured on CamVid val: quantising the stem and the first two stages, whose
@@ -43,11 +43,7 @@ class Pictures(CalibrationDataReader):
     """Evenly spaced pictures of some folders, as the graph wants them. Raises ConfigError where there are none."""
 
     def __init__(self, folders: Sequence[Path], width: int, height: int) -> None:
-        paths = sorted(p for folder in folders for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
-        if not paths:
-            raise ConfigError(f"{folders[0]}: no pictures to calibrate on")
-        chosen = [paths[i] for i in np.unique(np.linspace(0, len(paths) - 1, MOST_PICTURES).astype(int))]
-        self._paths, self._size = iter(chosen), (width, height)
+        self._paths, self._size = iter(evenly_spaced(folders, MOST_PICTURES, "calibrate")), (width, height)
 
     def get_next(self) -> dict[str, NDArray[np.uint8]] | None:  # type: ignore[override]  # the stub has no type
         """Raises SourceError for a file that is no picture."""
