@@ -13,10 +13,12 @@ from rich.console import Console
 from rich.table import Table
 
 from perception.cli import app
+from perception.cli.clip_tables import clip_tables, percent
 from perception.cli.progress import lines_of, progress_bar
 from perception.errors import ConfigError
 
 if TYPE_CHECKING:
+    from perception.config import Launch
     from perception.evaluation.predict import Predictor
 
 
@@ -37,20 +39,55 @@ def evaluate(
     keep: Annotated[Path | None, typer.Option(help="Keep the predictions in this folder.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the figures here.")] = None,
     picture: Annotated[Path | None, typer.Option(help="Draw the confusion matrix here (PNG).")] = None,
+    video: Annotated[bool, typer.Option("--video", help="DATA is clips: follow things, score ids.")] = False,
+    propagator: Annotated[str, typer.Option(help="With --video: iou, affinity or memory.")] = "auto",
+    network_every: Annotated[int, typer.Option(min=1, help="With --video: the network looks at every n-th.")] = 1,
+    given: Annotated[bool, typer.Option("--given", help="With --video: the first frame's truth is given.")] = False,
+    fps: Annotated[float | None, typer.Option(min=0.1, help="With --video: rate, where DATA does not say it.")] = None,
 ) -> None:
-    """Every metric that the labels of DATA allow: IoU, Dice, boundary F, panoptic quality, mask AP, flicker."""
+    """Every metric that the labels of DATA allow: IoU, Dice, boundary F, PQ, mask AP; of clips STQ, HOTA, J&F, ..."""
     from perception.evaluation.command import Wishes, evaluate_command
 
     check_options(model, checkpoint, predictions, keep, flip, (json_file, picture))
-    wishes = Wishes(tuple(merge or ()), sequence, least_area, picture)
-    predictor = None if predictions else open_predictor(model, engine, checkpoint, size, flip)
-    with progress_bar() as bar, contextlib.closing(predictor.model) if predictor else contextlib.nullcontext():
-        result = evaluate_command(data, predictor, keep or predictions, wishes, lines_of(bar))
+    check_video_options(video, given, fps, predictions, sequence or picture is not None)
+    with contextlib.ExitStack() as stack:
+        launch = clip_launch(propagator, network_every, engine) if video else None
+        predictor = None if predictions else open_predictor(model, engine, checkpoint, size, flip)
+        progress = lines_of(stack.enter_context(progress_bar()))
+        if predictor:
+            stack.enter_context(contextlib.closing(predictor.model))
+        if launch:
+            from perception.evaluation.command_clips import ClipWishes, evaluate_clips
+
+            clip_wishes = ClipWishes(launch, tuple(merge or ()), given, least_area, fps)
+            result = evaluate_clips(data, predictor, keep or predictions, clip_wishes, progress)
+        else:
+            wishes = Wishes(tuple(merge or ()), sequence, least_area, picture)
+            result = evaluate_command(data, predictor, keep or predictions, wishes, progress)
     if json_file:
         json_file.write_text(json.dumps(result, indent=2) + "\n")
     console = Console()
-    for part in tables(result):
+    for part in clip_tables(result) if video else tables(result):
         console.print(part)
+
+
+def clip_launch(propagator: str, network_every: int = 1, engine: str = "auto") -> Launch:
+    """The launch file that these options stand for."""
+    from perception.config import Launch
+    from perception.strict_toml import check
+
+    model = {"network_every": network_every, "engine": engine}
+    return check({"version": 1, "model": model, "tracking": {"kind": propagator}}, Launch, "--video")
+
+
+def check_video_options(video: bool, given: bool, fps: float | None, predictions: Path | None, still: bool) -> None:
+    """Raise ConfigError for options that mean nothing together; `still` is one that is about pictures."""
+    if not video and (given or fps is not None):
+        raise ConfigError("--given and --fps are about clips: say --video too")
+    if given and predictions:
+        raise ConfigError("--given is for new predictions; stored ones say themselves whether it was so: leave it out")
+    if video and still:
+        raise ConfigError("--video measures flicker anyway and draws no picture: leave --sequence and --picture out")
 
 
 def check_options(
@@ -130,7 +167,3 @@ def panoptic_table(panoptic: dict[str, Any], instances: dict[str, Any] | None) -
             means = [percent(panoptic[group][key]) for key in ("pq", "sq", "rq")]
             table.add_row(group, *means, "", "", "", *found, style="bold")
     return table
-
-
-def percent(value: float | None, digits: int = 1) -> str:
-    return "absent" if value is None else f"{100 * value:.{digits}f}"

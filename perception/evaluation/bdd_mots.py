@@ -27,6 +27,7 @@ class Rle(msgspec.Struct):
 
 class Label(msgspec.Struct):
     category: str
+    id: str = ""  # the same thing's is the same in all frames of its video
     rle: Rle | None = None
     attributes: dict[str, Any] | None = None
 
@@ -60,6 +61,8 @@ class MotsFolder:
                 raise ConfigError(f"{path}: not Scalabel frames: {error}") from None
             self._frames |= {f"{f.videoName}/{Path(f.name).stem}": f for f in frames}
         self.names = tuple(sorted(self._frames))
+        known = {(f.videoName, label.id) for f in self._frames.values() for label in f.labels or [] if label.id}
+        self._track_of = {key: k for k, key in enumerate(sorted(known), 1)}
         sizes = (label.rle.size for f in self._frames.values() for label in f.labels or [] if label.rle)
         first = next(sizes, None)
         if first is None:
@@ -73,8 +76,9 @@ class MotsFolder:
 
     def read(self, name: str) -> Truth:
         ids = np.ones(self._size, np.int64)
-        listed = [(OTHER, True)]
-        for label in self._frames[name].labels or []:
+        listed = [(OTHER, True, 0)]
+        frame = self._frames[name]
+        for label in frame.labels or []:
             if label.rle is None:
                 continue
             if label.rle.size != self._size:
@@ -86,14 +90,15 @@ class MotsFolder:
             class_id = self._class_of.get(label.category)
             ids[mask] = 0 if class_id is None else len(listed) + 1
             if class_id is not None:
-                listed.append((class_id, bool((label.attributes or {}).get("crowd"))))
+                crowd = bool((label.attributes or {}).get("crowd"))
+                listed.append((class_id, crowd, 0 if crowd else self._track_of.get((frame.videoName, label.id), 0)))
         return Truth(None, _visible(ids, listed))
 
 
-def _visible(ids: NDArray[np.int64], listed: list[tuple[int, bool]]) -> SegmentMap:
+def _visible(ids: NDArray[np.int64], listed: list[tuple[int, bool, int]]) -> SegmentMap:
     """The segments that kept a pixel: masks of a picture may cover each other, and the later one counts."""
     present = np.flatnonzero(np.bincount(ids.ravel())[1:]) + 1
     lut = np.zeros(len(listed) + 1, np.int64)
     lut[present] = np.arange(1, len(present) + 1)
-    class_ids, crowd = (np.array(column)[present - 1] for column in zip(*listed, strict=True))
-    return SegmentMap(lut[ids], class_ids, crowd, np.ones(len(present)))
+    class_ids, crowd, tracks = (np.array(column)[present - 1] for column in zip(*listed, strict=True))
+    return SegmentMap(lut[ids], class_ids, crowd, np.ones(len(present)), tracks)

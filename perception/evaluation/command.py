@@ -50,12 +50,12 @@ def evaluate_command(
     Raises:
         PerceptionError: the model, the data or the predictions can't be used, or `merge` names no class.
     """
-    about = predictor.about if predictor else read_about(_given(predictions))
+    about = predictor.about if predictor else read_about(given_folder(predictions))
     classes = scored_classes(about.classes, about.things, wishes.merge)
     truth = open_truth(data, classes)
     _check_wishes(truth, wishes)
     scores = Scores(classes, truth, wishes.sequence, wishes.least_area)
-    with _folder(predictions) as out:
+    with folder_for(predictions) as out:
         if predictor:
             pictures = pictures_of(data, truth)
             predict(predictor, pictures, out, lambda done, total: progress("predicting", done, total))
@@ -74,7 +74,8 @@ def open_truth(data: Path, classes: ScoredClasses) -> TruthSet:
     return LabelFolder(data, classes)
 
 
-def _given(predictions: Path | None) -> Path:
+def given_folder(predictions: Path | None) -> Path:
+    """The folder of stored predictions; raises ConfigError where there is neither it nor a model."""
     if predictions is None:
         raise ConfigError("nothing to evaluate: name a model, a checkpoint or a folder of predictions")
     return predictions
@@ -89,7 +90,8 @@ def _check_wishes(truth: TruthSet, wishes: Wishes) -> None:
 
 
 @contextlib.contextmanager
-def _folder(kept: Path | None) -> Iterator[Path]:
+def folder_for(kept: Path | None) -> Iterator[Path]:
+    """The folder to keep predictions in, or one that goes away."""
     if kept:
         yield kept
         return

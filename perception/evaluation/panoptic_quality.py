@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from perception.evaluation.segments import SegmentMap
+from perception.evaluation.segments import SegmentMap, shared_pixels
 
 
 class Quality(NamedTuple):
@@ -41,20 +41,27 @@ class PanopticQuality:
 
     def add(self, truth: SegmentMap, predicted: SegmentMap) -> None:
         """Count one image; the two maps have one shape."""
-        shape = len(truth) + 1, len(predicted) + 1
-        shared = np.bincount((truth.ids * shape[1] + predicted.ids).ravel(), minlength=shape[0] * shape[1])
-        shared = shared.reshape(shape)
+        self.count(shared_pixels(truth, predicted), truth.class_ids, truth.is_crowd, predicted.class_ids)
+
+    def count(
+        self,
+        shared: NDArray[np.int64],
+        true_classes: NDArray[np.int64],
+        is_crowd: NDArray[np.bool_],
+        predicted_classes: NDArray[np.int64],
+    ) -> None:
+        """Count one set of segments, as `shared_pixels` gives it, by the class of each."""
         area_t, area_p = shared.sum(1)[1:], shared.sum(0)[1:]
         void, inner = shared[0, 1:], shared[1:, 1:]
-        same = truth.class_ids[:, None] == predicted.class_ids[None]
+        same = true_classes[:, None] == predicted_classes[None]
         iou = inner / (area_t[:, None] + area_p[None] - inner - void[None])
-        match = same & ~truth.is_crowd[:, None] & (iou > 0.5)
-        forgiven = void + (inner * (same & truth.is_crowd[:, None])).sum(0) > 0.5 * area_p
+        match = same & ~is_crowd[:, None] & (iou > 0.5)
+        forgiven = void + (inner * (same & is_crowd[:, None])).sum(0) > 0.5 * area_p
         rows, columns = np.nonzero(match)
-        self.iou += self._by_class(truth.class_ids[rows], iou[rows, columns])
-        self.tp += self._by_class(truth.class_ids[rows]).astype(np.int64)
-        self.fn += self._by_class(truth.class_ids[~match.any(1) & ~truth.is_crowd]).astype(np.int64)
-        self.fp += self._by_class(predicted.class_ids[~match.any(0) & ~forgiven]).astype(np.int64)
+        self.iou += self._by_class(true_classes[rows], iou[rows, columns])
+        self.tp += self._by_class(true_classes[rows]).astype(np.int64)
+        self.fn += self._by_class(true_classes[~match.any(1) & ~is_crowd]).astype(np.int64)
+        self.fp += self._by_class(predicted_classes[~match.any(0) & ~forgiven]).astype(np.int64)
 
     def by_class(self) -> NDArray[np.float64]:
         """(3, classes) PQ, SQ, RQ of each scored class; NaN for one that never occurred."""

@@ -14,7 +14,7 @@ from perception.build import open_model
 from perception.engines import EngineName
 from perception.errors import ConfigError
 from perception.evaluation.stored import ABOUT, About, write_about, write_prediction
-from perception.models.card import find
+from perception.models.card import ModelFiles, find
 from perception.sources.images import load_image
 from perception.types import Panoptic
 
@@ -37,6 +37,7 @@ class Predictor:
 
     about: About
     model: Model
+    files: ModelFiles | None = None  # of a model that a node could run, which a propagator can follow
 
 
 def node_predictor(model: str, engine: str) -> Predictor:
@@ -51,7 +52,7 @@ def node_predictor(model: str, engine: str) -> Predictor:
     table = files.card.class_table()
     things = tuple(name for name in table.names if name in table.things)
     opened = open_model(files, engine)  # type: ignore[arg-type]
-    return Predictor(About(table.names, things, f"{files.name} {files.identity}", opened.engine.name), opened)
+    return Predictor(About(table.names, things, f"{files.name} {files.identity}", opened.engine.name), opened, files)
 
 
 def predict(predictor: Predictor, pictures: Mapping[str, Path], out: Path, progress: Progress) -> None:

@@ -25,6 +25,7 @@ class SegmentMap:
     class_ids: NDArray[np.int64]  # (n,)
     is_crowd: NDArray[np.bool_]  # (n,) a region of several things of one class that nobody told apart
     scores: NDArray[np.float64]  # (n,) [0, 1]; 1 in the truth
+    track_ids: NDArray[np.int64] | None = None  # (n,) the same thing's is the same in every frame; 0 = no thing's
 
     def __len__(self) -> int:
         return len(self.class_ids)
@@ -50,7 +51,7 @@ def from_packed(packed: NDArray[np.integer], divisor: int, ignored: int) -> Segm
     Only instance 0 of the ignored class is void; its other instances are segments of a class that nobody scores.
     """
     ids, values = _numbered(packed, packed == ignored * divisor)
-    return SegmentMap(ids, values // divisor, np.zeros(len(values), bool), np.ones(len(values)))
+    return SegmentMap(ids, values // divisor, np.zeros(len(values), bool), np.ones(len(values)), values % divisor)
 
 
 def from_panoptic_ids(ids: NDArray[np.integer], listed: Mapping[int, tuple[int, bool]]) -> SegmentMap:
@@ -75,7 +76,7 @@ def true_segments(
     """From a class map and an instance map: one segment for each stuff class, and for each instance of a thing class.
 
     Pixels of a thing class with instance 0 or UNKNOWN (all of them without an instance map) are one crowd of their
-    class; IGNORE is void; instances on stuff are not looked at.
+    class; IGNORE is void; instances on stuff are not looked at. Track ids are the instances' numbers.
     """
     is_thing = np.isin(labels, list(things))
     number = np.zeros(labels.shape, np.int64) if instances is None else instances.astype(np.int64)
@@ -83,7 +84,7 @@ def true_segments(
     ids, values = _numbered(labels * np.int64(65536) + number, labels == IGNORE)
     classes = values // 65536
     crowd = np.isin(classes, list(things)) & (values % 65536 == 0)
-    return SegmentMap(ids, classes, crowd, np.ones(len(values)))
+    return SegmentMap(ids, classes, crowd, np.ones(len(values)), values % 65536)
 
 
 def small_as_crowd(segments: SegmentMap, things: Collection[int], least_area: int) -> SegmentMap:
@@ -98,8 +99,9 @@ def predicted_segments(
     instances: NDArray[np.uint16],
     listed: Mapping[int, tuple[int, float]],
     things: Collection[int],
+    tracks: Mapping[int, int] | None = None,
 ) -> SegmentMap:
-    """From a predicted class map, its instance map and each instance's (class, score).
+    """From a predicted class map, its instance map, each instance's (class, score) and, in a clip, its track id.
 
     An instance has its listed class, whatever the labels of its pixels. Pixels of a thing class without an instance
     and pixels outside every class are void. A stuff class is one segment of score 1. Instances of classes that are
@@ -111,4 +113,16 @@ def predicted_segments(
     ids, values = _numbered(np.where(is_instance, instances + np.int64(256), labels), void)
     pairs = [listed[v - 256] if v >= 256 else (v, 1.0) for v in values.tolist()]
     classes = np.array([p[0] for p in pairs], np.int64)
-    return SegmentMap(ids, classes, np.zeros(len(values), bool), np.array([p[1] for p in pairs], np.float64))
+    scores = np.array([p[1] for p in pairs], np.float64)
+    track_ids = np.array([(tracks or {}).get(v - 256, 0) for v in values.tolist()], np.int64)
+    return SegmentMap(ids, classes, np.zeros(len(values), bool), scores, track_ids)
+
+
+def shared_pixels(truth: SegmentMap, predicted: SegmentMap) -> NDArray[np.int64]:
+    """(len(truth) + 1, len(predicted) + 1) how many pixels each true segment shares with each predicted one.
+
+    Row 0 is the truth's void, column 0 is what no predicted segment claims. The two maps have one shape.
+    """
+    shape = len(truth) + 1, len(predicted) + 1
+    counts = np.bincount((truth.ids * shape[1] + predicted.ids).ravel(), minlength=shape[0] * shape[1])
+    return counts.reshape(shape)

@@ -2,13 +2,14 @@
 
 A folder of predictions holds, for each picture NAME of the data set,
 `labels/NAME.png` (uint8 class index, 255 where there is none), `instances/NAME.png` (uint16, 0 = no thing) and
-`segments/NAME.json` (class and score of each instance), and `about.json` for all: who predicted, and the class names.
+`segments/NAME.json` (class and score of each instance; in a clip its track too), and `about.json` for all: who
+predicted, and the class names.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 
 from perception.errors import ConfigError
 from perception.opencv import cv2
-from perception.types import Panoptic
+from perception.types import VOID, Panoptic, Track, TrackState
 
 ABOUT = "about.json"
 T = TypeVar("T")
@@ -31,12 +32,28 @@ class About(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     things: tuple[str, ...]
     model: str
     engine: str
+    propagator: str = ""  # empty: pictures, each for itself
+    network_every: int = 1  # the network looked at every n-th frame of a clip
+    given: bool = False  # the truth of each clip's first frame was given
 
 
-class StoredSegment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+
+
+class StoredTrack(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a propagator said of the track whose mask it is."""
+
+    track_id: Annotated[int, msgspec.Meta(ge=1, le=(1 << 40) - 1)]
+    state: TrackState
+    observed: bool
+    quality: Share
+
+
+class StoredSegment(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     id: Annotated[int, msgspec.Meta(ge=1, le=65535)]  # its value in the instance map
-    class_id: Annotated[int, msgspec.Meta(ge=0, le=249)]
-    score: Annotated[float, msgspec.Meta(ge=0, le=1)]
+    class_id: Annotated[int, msgspec.Meta(ge=0, le=255)]  # VOID: a track of no class
+    score: Share
+    track: StoredTrack | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +61,7 @@ class StoredPrediction:
     labels: NDArray[np.uint8]  # (h, w)
     instances: NDArray[np.uint16]  # (h, w)
     segments: dict[int, tuple[int, float]]  # instance -> class index, score
+    tracks: dict[int, StoredTrack] = field(default_factory=dict)  # instance -> its track, in a clip
 
 
 def write_prediction(folder: Path, name: str, seen: Panoptic, size: tuple[int, int]) -> None:
@@ -55,19 +73,50 @@ def write_prediction(folder: Path, name: str, seen: Panoptic, size: tuple[int, i
     Raises:
         ConfigError: a file can't be written.
     """
-    labels = cv2.resize(seen.labels, size, interpolation=cv2.INTER_NEAREST)
-    instances = cv2.resize(seen.id_map, size, interpolation=cv2.INTER_NEAREST)
-    present = set(np.unique(instances).tolist())
-    segments = [
-        StoredSegment(k, s.class_id, min(1.0, max(0.0, float(s.score))))
-        for k, s in enumerate(seen.segments, 1)
-        if k in present
+    listed = [StoredSegment(k, s.class_id, _share(s.score)) for k, s in enumerate(seen.segments, 1)]
+    _write(folder, name, (seen.labels, seen.id_map), listed, size)
+
+
+def write_tracks(
+    folder: Path,
+    name: str,
+    labels: NDArray[np.uint8],
+    id_map: NDArray[np.uint16],
+    tracks: Sequence[Track],
+    size: tuple[int, int],
+) -> None:
+    """Store a frame of a clip as a propagator gave it: labels, positions k in `tracks[k - 1]`, and the tracks.
+
+    Maps are scaled as by `write_prediction`; a track without a pixel is not stored.
+
+    Raises:
+        ConfigError: a file can't be written.
+    """
+    listed = [
+        StoredSegment(k, t.class_id, _share(t.score), StoredTrack(t.track_id, t.state, t.observed, _share(t.quality)))
+        for k, t in enumerate(tracks, 1)
     ]
-    write_picture(folder / "labels" / f"{name}.png", np.asarray(labels))
-    write_picture(folder / "instances" / f"{name}.png", np.asarray(instances))
+    _write(folder, name, (labels, id_map), listed, size)
+
+
+def _share(value: float) -> float:
+    return min(1.0, max(0.0, float(value)))
+
+
+def _write(
+    folder: Path,
+    name: str,
+    maps: tuple[NDArray[np.uint8], NDArray[np.uint16]],
+    listed: Sequence[StoredSegment],
+    size: tuple[int, int],
+) -> None:
+    labels, instances = (np.asarray(cv2.resize(m, size, interpolation=cv2.INTER_NEAREST)) for m in maps)
+    present = set(np.unique(instances).tolist())
+    write_picture(folder / "labels" / f"{name}.png", labels)
+    write_picture(folder / "instances" / f"{name}.png", instances)
     path = folder / "segments" / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(msgspec.json.encode(segments))
+    path.write_bytes(msgspec.json.encode([s for s in listed if s.id in present]))
 
 
 def read_prediction(folder: Path, name: str, classes: int) -> StoredPrediction:
@@ -86,10 +135,11 @@ def read_prediction(folder: Path, name: str, classes: int) -> StoredPrediction:
     odd = set(np.unique(instances).tolist()) - {0} - set(segments)
     if odd:
         raise ConfigError(f"{path}: instance {min(odd)} of the instance map is not listed; predict again")
-    outside = [c for c, _ in segments.values() if c >= classes]
+    tracks = {s.id: s.track for s in listed if s.track}
+    outside = [s.class_id for s in listed if s.class_id >= classes and (s.class_id != VOID or s.track is None)]
     if outside:
         raise ConfigError(f"{path}: class_id {outside[0]} is not one of 0..{classes - 1}")
-    return StoredPrediction(labels, instances, segments)
+    return StoredPrediction(labels, instances, segments, tracks)
 
 
 def write_about(folder: Path, about: About) -> None:

@@ -23,7 +23,8 @@ class Truth:
     """One picture's truth, in scored classes."""
 
     labels: NDArray[np.uint8] | None  # (h, w) IGNORE where unlabelled; None in sets that label things only
-    segments: SegmentMap
+    segments: SegmentMap  # track ids are right where the set is one of clips
+    hidden: frozenset[int] | None = None  # true tracks in the picture without a pixel; None where it is not known
 
 
 class TruthSet(Protocol):
