@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from perception.continuity import Continuity
+from perception.control.server import ControlServer
 from perception.errors import NodeFailure, PerceptionError
 from perception.health import HealthReport, Published, Pulse
 from perception.pipeline import Pipeline
@@ -46,6 +48,8 @@ class Node:
         report: makes the health messages, shares `pulse` with this loop.
         sinks: further takers of every scene (recorder, overlay).
         on_scene: called after each scene, for a progress display.
+        control: takes prompts, which are answered between two frames.
+        continuity: keeps what the next process needs to go on with this run.
     """
 
     def __init__(
@@ -57,8 +61,11 @@ class Node:
         report: HealthReport,
         sinks: Sequence[Sink] = (),
         on_scene: Callable[[Scene], None] | None = None,
+        control: ControlServer | None = None,
+        continuity: Continuity | None = None,
     ) -> None:
-        self.source, self.pipeline, self.publisher = source, pipeline, publisher
+        self.continuity = continuity
+        self.source, self.pipeline, self.publisher, self.control = source, pipeline, publisher, control
         self._frames = frames
         self.report, self.sinks, self._on_scene = report, sinks, on_scene
         self.pulse: Pulse = report.pulse
@@ -91,7 +98,11 @@ class Node:
         """Say goodbye on the health topic and let everything go. Twice is fine."""
         self.source.close()
         notify("STOPPING=1")
+        if self.control:
+            self.control.close()
         self.publisher.close()
+        if self.continuity:
+            self.continuity.close()
         for sink in self.sinks:
             sink.close()
         self.pipeline.close()
@@ -106,6 +117,8 @@ class Node:
             self._fail(frame, str(error))
             return
         self._failing_since = None
+        if self.continuity:
+            self.continuity.note(scene)
         for sink in (self.publisher, *self.sinks):
             sink.send(frame, scene)
         self._time.add("capture to sent", (time.monotonic_ns() - captured_ns) / 1e6)
@@ -114,6 +127,8 @@ class Node:
             notify("READY=1")
         if self._on_scene:
             self._on_scene(scene)
+        if self.control:
+            self.control.serve(self.pipeline.propagator, frame, scene)
 
     def _fail(self, frame: Frame, reason: str) -> None:
         """One frame lost is said and survived; seconds of nothing but failures end the process."""

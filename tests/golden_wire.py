@@ -13,15 +13,21 @@ import msgspec
 import numpy as np
 
 from perception import wire
+from perception.wire import control
 
 HERE = Path(__file__).parent / "golden" / "wire"
+CONTROL = HERE.parent / "control"
 RUN = "0b6f2c1e-5d0a-4f6e-9d57-3f0c5a1e7b42"
 CLASSES = ("sky", "building", "pole", "road", "lane marking", "sidewalk", "pedestrian")
 TRACKS = (
     wire.TrackRow(7, "pedestrian", "confirmed", 0.875, (2, 1, 5, 4), 1_000_000_000, 1_500_000_000),
-    wire.TrackRow(300, "pedestrian", "tentative", 0.5, (12, 0, 19, 3), 1_466_666_667, 1_500_000_000),
+    wire.TrackRow(300, "pedestrian", "tentative", 0.5, (12, 0, 19, 3), 1_466_666_667, 1_500_000_000, False, 0.625),
 )
-EVENT = wire.EventRow(300, "pedestrian", "tentative", "first seen", 1_466_666_667)
+OBJECT = wire.TrackRow(301, "object", "confirmed", 1.0, (2, 1, 5, 4), 1_500_000_000, 0, False, 0.75, True)
+EVENTS = (
+    wire.EventRow(7, "pedestrian", "confirmed", "seen 3 times", 1_066_666_667, 1),
+    wire.EventRow(300, "pedestrian", "tentative", "first seen", 1_466_666_667, 2),
+)
 
 
 def header(**more: Any) -> wire.Header:
@@ -98,10 +104,36 @@ def messages() -> dict[str, bytes]:
         for name, parts in kinds.items()
         for encoding in wire.ENCODINGS
     }
-    told = header(classes=("pedestrian",), tracks=TRACKS, events=(EVENT,), validity="degraded", reason="dark image")
+    told = header(classes=("pedestrian",), tracks=TRACKS, events=EVENTS[1:], validity="degraded", reason="dark image")
     found["tracks-raw"] = wire.encode("front/tracks", told, wire.Kind.TRACKS, None, **at, size=(19, 5))
+    repeated = header(classes=("pedestrian",), events=EVENTS)
+    found["events-raw"] = wire.encode("front/events", repeated, wire.Kind.TRACKS, None, **at, size=(19, 5))
+    pointed_at = header(classes=("object",), tracks=(OBJECT,), validity="propagated", since_network=1)
+    one = (positions() == 1).astype(np.uint16)
+    found["prompted-raw"] = wire.encode("front/prompted", pointed_at, wire.Kind.POSITIONS, one, **at, encoding="raw")
     found["health-raw"] = wire.encode("front/health", header(), wire.Kind.HEALTH, HEALTH, **at)
     return found
+
+
+def requests() -> dict[str, bytes]:
+    """Requests to a node and its replies, by name."""
+    row = control.MaskRow(19, 5, np.packbits(road(), axis=1).tobytes())
+    live = control.LiveRow(17, "object", "confirmed", (600, 380, 680, 450), 0.875, True)
+    asked = {
+        "prompt-box": control.PromptRequest(box=(600.0, 380.0, 680.5, 450.0), class_name="pedestrian", frame_seq=45),
+        "prompt-points": control.PromptRequest(points=((640.0, 400.0), (650.0, 420.0))),
+        "prompt-mask": control.PromptRequest(mask=row),
+        "remove": control.RemoveRequest(17),
+        "relabel": control.RelabelRequest(17, "pedestrian"),
+        "tracks": control.TracksRequest(),
+    }
+    told = {
+        "reply-prompt": control.Reply(True, camera="front", frame_seq=46, track_id=17, box=(600, 380, 680, 450)),
+        "reply-tracks": control.Reply(True, camera="front", frame_seq=46, tracks=(live,)),
+        "reply-error": control.Reply(False, "track 99 does not live", camera="front", frame_seq=46),
+    }
+    found = {name: control.encode_request(request) for name, request in asked.items()}
+    return found | {name: control.encode_reply(reply) for name, reply in told.items()}
 
 
 def twin(data: bytes) -> str:
@@ -123,3 +155,6 @@ if __name__ == "__main__":
     for name, data in messages().items():
         (HERE / f"{name}.bin").write_bytes(data)
         (HERE / f"{name}.json").write_text(twin(data))
+    CONTROL.mkdir(exist_ok=True)
+    for name, data in requests().items():
+        (CONTROL / f"{name}.bin").write_bytes(data)

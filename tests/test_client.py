@@ -16,6 +16,7 @@ import zmq
 
 from perception import wire
 from perception.client import Clocks, Counters, Subscription, age_of, subscribe
+from perception.client.reader import _History
 from perception.errors import EndpointError
 from tests.golden_wire import HERE as GOLDEN
 from tests.published import BOOT_ID, eventually, frame, health, process, publisher_process, publishing, scene
@@ -127,6 +128,64 @@ def test_topics_take_turns(raw: tuple[zmq.Socket[bytes], str]) -> None:
         assert {next(everything).topic, next(everything).topic} == {"front/road", "front/lane"}
 
 
+def events_message(seq: int, first: int, last: int, run: str = "run-1") -> bytes:
+    """A message that repeats the events of these numbers."""
+    rows = tuple(wire.EventRow(i, "car", "tentative", "first seen", i, i) for i in range(first, last + 1))
+    header = wire.Header(run=run, camera="front", events=rows)
+    return wire.encode("front/events", header, wire.Kind.TRACKS, None, seq=seq, frame_seq=seq, stamp_ns=seq)
+
+
+def test_each_event_comes_exactly_once_however_slow_the_reader(raw: tuple[zmq.Socket[bytes], str]) -> None:
+    out, endpoint = raw
+    with subscribe(endpoint, "front/events", timeout_s=5) as told:
+        joined(out)
+        for seq, (first, last) in enumerate([(1, 2), (1, 4), (1, 4), (3, 6)], start=1):
+            out.send(events_message(seq, first, last))
+        assert counted(told, received=4, skipped=3)
+        events = told.events()
+        assert [next(events).seq for _ in range(6)] == [1, 2, 3, 4, 5, 6]
+        out.send(events_message(5, 4, 7))
+        assert next(events).seq == 7
+        out.send(events_message(6, 20, 22))
+        got = told.receive(5)
+        assert got is not None
+        assert ([event.seq for event in got.new_events], got.lost_events) == ([20, 21, 22], 12)
+
+
+def test_events_of_before_we_came_are_not_lost_ones_and_a_restart_counts_anew(
+    raw: tuple[zmq.Socket[bytes], str],
+) -> None:
+    out, endpoint = raw
+    with subscribe(endpoint, "front/events", latest=False, timeout_s=5) as told:
+        joined(out)
+        out.send(events_message(9, 100, 163))
+        out.send(events_message(1, 1, 2, "run-2"))
+        first, second = next(told), next(told)
+        assert (len(first.new_events), first.lost_events) == (64, 0)
+        assert ([event.seq for event in second.new_events], second.lost_events) == ([1, 2], 0)
+        assert second.restarted
+
+
+def test_events_of_messages_that_a_full_queue_refused_come_with_the_next(raw: tuple[zmq.Socket[bytes], str]) -> None:
+    out, endpoint = raw
+    with subscribe(endpoint, "front/events", latest=False, queue_size=1, timeout_s=5) as told:
+        joined(out)
+        for seq in (1, 2, 3):
+            out.send(events_message(seq, seq, seq))
+        assert counted(told, received=3, skipped=2)
+        assert [event.seq for event in next(told).new_events] == [1]
+        out.send(events_message(4, 4, 4))
+        assert [event.seq for event in next(told).new_events] == [2, 3, 4]
+
+
+def test_a_program_that_takes_no_events_keeps_a_bounded_number() -> None:
+    row = wire.EventRow(1, "car", "tentative", "first seen", 1, 1)
+    history = _History()
+    for _ in range(200):
+        history = history.then(_History(new_events=(row,) * 64))
+    assert (len(history.new_events), history.lost_events) == (10_000, 2_800)
+
+
 def test_repeated_and_reordered_messages_are_dropped_and_counted(raw: tuple[zmq.Socket[bytes], str]) -> None:
     out, endpoint = raw
     with subscribe(endpoint, "front/road", latest=False, timeout_s=5) as road:
@@ -172,7 +231,7 @@ def test_another_major_version_is_a_state_and_not_an_error(raw: tuple[zmq.Socket
         joined(out)
         out.send(patched(message(1), 4, "B", 9))
         assert eventually(lambda: road.state == "mismatch")
-        with pytest.raises(TimeoutError, match=r"version 9\.0"):
+        with pytest.raises(TimeoutError, match=r"version 9\.\d"):
             road.receive(0.05)
         out.send(message(1))
         assert road.receive(5) is not None

@@ -26,7 +26,7 @@ from perception.keys import Curve, make_keys, read_keys
 from perception.sinks.endpoints import checked, owner_of_port
 from perception.sinks.messages import SceneEncoder, TopicSpec, panoptic_topics, topic_spec
 from perception.sinks.publisher import Publisher
-from perception.types import TrackState
+from perception.types import VOID, Scene, TrackEvent, TrackState
 from tests.published import (
     ANY_PORT,
     CLASSES,
@@ -94,8 +94,68 @@ def test_the_tracks_topic_has_all_tracks_and_events(messages: dict[str, wire.Mes
         (11, "pedestrian", "tentative"),
         (12, "pedestrian", "lost"),
     ]
-    assert header.events == (wire.EventRow(12, "pedestrian", "lost", "not seen for 5 frames", 99),)
-    assert all(not m.header.events for topic, m in messages.items() if topic != "front/tracks")
+    assert header.events == (wire.EventRow(12, "pedestrian", "lost", "not seen for 5 frames", 99, 1),)
+    assert {topic for topic, m in messages.items() if m.header.events} == {"front/tracks", "front/events"}
+
+
+def with_events(count: int, stamp_ns: int) -> Scene:
+    event = TrackEvent(12, 3, TrackState.LOST, "not seen", stamp_ns)
+    return dataclasses.replace(scene(1, stamp_ns=stamp_ns), events=(event,) * count)
+
+
+def test_the_events_topic_repeats_the_last_64_and_numbers_them() -> None:
+    encoder = SceneEncoder(identity(), topics())
+    told = []
+    for stamp_ns, count in enumerate([3, 0, 62, 100, 1]):
+        sent = dict(encoder.encode(with_events(count, stamp_ns)))
+        seqs = [event.seq for event in wire.decode(sent["front/events"]).header.events]
+        assert seqs == list(range(seqs[0], seqs[-1] + 1))
+        told.append((seqs[0], seqs[-1]))
+    assert told == [(1, 3), (1, 3), (2, 65), (66, 165), (103, 166)]
+
+
+def test_tracks_say_whether_they_were_seen_and_how_sure_their_masks_are() -> None:
+    seen = scene()
+    carried = dataclasses.replace(seen.tracks[0], observed=False, quality=0.123456)
+    sent = dict(
+        SceneEncoder(identity(), topics()).encode(dataclasses.replace(seen, tracks=(carried, *seen.tracks[1:])))
+    )
+    rows = wire.decode(sent["front/tracks"]).header.tracks
+    assert [(row.observed, row.quality, row.prompted) for row in rows[:2]] == [
+        (False, 0.123, False),
+        (True, 1.0, False),
+    ]
+
+
+def prompted_scene() -> Scene:
+    """The car was pointed at, and so was something of no class where the network sees a pedestrian."""
+    seen = scene()
+    car = dataclasses.replace(seen.tracks[0], prompted=True)
+    thing = dataclasses.replace(seen.tracks[1], prompted=True, class_id=VOID)
+    return dataclasses.replace(seen, tracks=(car, thing, *seen.tracks[2:]))
+
+
+def test_prompted_tracks_have_a_mask_of_their_own_whatever_their_class() -> None:
+    sent = dict(SceneEncoder(identity(), topics()).encode(prompted_scene()))
+    got = wire.decode(sent["front/prompted"])
+    assert [(row.id, row.class_name) for row in got.header.tracks] == [(10, "car"), (11, "object")]
+    assert got.header.classes == ("car", "object")
+    assert np.array_equal(got.mask(), scene().id_map)
+    assert [row.id for row in wire.decode(sent["front/instances"]).header.tracks] == [10]
+    assert wire.decode(sent["front/tracks"]).header.classes == ("car", "object", "pedestrian")
+
+
+def test_the_prompted_mask_is_sent_while_a_prompted_track_lives_or_somebody_wants_it() -> None:
+    with publishing() as publisher:
+        publisher.send(frame(1), scene(1))
+        assert "front/prompted" not in publisher.stats().published
+        publisher.send(frame(2), prompted_scene())
+        assert publisher.stats().published["front/prompted"] == 1
+        with subscribe(publisher.endpoints[0], "front/prompted", timeout_s=5) as prompted:
+            assert eventually(lambda: publisher.is_wanted("front/prompted"))
+            publisher.send(frame(3), scene(3))
+            got = next(prompted)
+            assert (got.frame_seq, got.mask().max(), got.header.tracks) == (3, 0, ())
 
 
 def test_headers_say_where_and_how_sure(messages: dict[str, wire.Message]) -> None:
@@ -116,6 +176,8 @@ def test_two_replays_give_the_same_bytes() -> None:
     "wrong",
     [
         [TopicSpec("health", (0,), "bits")],
+        [TopicSpec("events", (0,), "bits")],
+        [TopicSpec("prompted", (0,), "bits")],
         [TopicSpec("road", (0,), "bits"), TopicSpec("road", (1,), "bits")],
         [TopicSpec("../road", (0,), "bits")],
         [TopicSpec("road", (9,), "bits")],
@@ -139,8 +201,8 @@ def test_the_image_is_encoded_only_while_somebody_wants_it() -> None:
             assert np.abs(got.image()[18, 8].astype(int) - (200, 40, 20)).max() < 12  # RGB, not BGR
         assert eventually(lambda: not publisher.is_wanted("front/image"))
         with subscribe(publisher.endpoints[0], "front/*", latest=False) as everything:
-            assert eventually(lambda: everything.counters.received >= len(topics()) + 1)
-            assert everything.counters.received == len(topics()) + 1  # an old image is not sent again
+            assert eventually(lambda: everything.counters.received >= len(topics()) + 2)
+            assert everything.counters.received == len(topics()) + 2  # an old image is not sent again
 
 
 def test_health_and_counts_are_told() -> None:

@@ -22,6 +22,7 @@ from tests import golden_wire
 
 HERE = Path(__file__).parent
 GOLDEN = HERE / "golden" / "wire"
+OLD = HERE / "golden" / "wire-1.0"  # never written again: what is recorded must stay readable
 NAMES = sorted(path.stem for path in GOLDEN.glob("*.bin"))
 AT: dict[str, Any] = {"seq": 1, "frame_seq": 2, "stamp_ns": 3}
 HEADER = wire.Header(run="r", camera="front", classes=("road", "car"))
@@ -79,6 +80,26 @@ def test_golden_messages_are_written_byte_for_byte(name: str) -> None:
 
 def test_every_golden_message_has_its_file() -> None:
     assert sorted(golden_wire.messages()) == NAMES
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in OLD.glob("*.bin")))
+def test_messages_of_version_1_0_are_read_as_they_were(name: str) -> None:
+    data = (OLD / f"{name}.bin").read_bytes()
+    before, now = json.loads((OLD / f"{name}.json").read_text()), json.loads(golden_wire.twin(data))
+    assert (now["fixed"], now.get("pixels"), now.get("health")) == (
+        before["fixed"],
+        before.get("pixels"),
+        before.get("health"),
+    )
+    for rows in ("tracks", "events"):
+        for old, new in zip(before["header"].pop(rows), now["header"].pop(rows), strict=True):
+            assert old.items() <= new.items()
+    assert now["header"] == before["header"]
+
+
+def test_what_version_1_0_does_not_say_of_a_track_is_the_plain_case() -> None:
+    row = wire.decode((OLD / "tracks-raw.bin").read_bytes()).header.tracks[1]
+    assert (row.observed, row.quality, row.prompted) == (True, 1.0, False)
 
 
 @pytest.fixture(scope="session", params=["", "-DHAVE_ZSTD"])
@@ -161,6 +182,22 @@ def test_places_and_words_come_back_as_they_went(
         stamp_ns,
         reason,
     )
+
+
+@given(
+    observed=st.booleans(),
+    quality=st.floats(0, 1),
+    prompted=st.booleans(),
+    seqs=st.lists(st.integers(0, 2**63), max_size=70),
+)
+@settings(deadline=None)
+def test_tracks_and_events_come_back_as_they_went(
+    observed: bool, quality: float, prompted: bool, seqs: list[int]
+) -> None:
+    row = wire.TrackRow(1, "object", "confirmed", 0.5, (0, 0, 1, 1), 0, 0, observed, quality, prompted)
+    events = tuple(wire.EventRow(seq % 7, "car", "lost", "not seen", seq, seq) for seq in seqs)
+    header = wire.Header(run="r", camera="c", tracks=(row,), events=events)
+    assert wire.decode(wire.encode("c/events", header, wire.Kind.TRACKS, None, **AT)).header == header
 
 
 @given(st.binary(max_size=300))

@@ -7,7 +7,6 @@ Importing this package does not import numpy: the thread does, while it waits fo
 
 from __future__ import annotations
 
-import re
 import time
 import weakref
 from collections.abc import Iterator
@@ -18,16 +17,15 @@ from types import TracebackType
 import zmq
 
 from perception.client.age import Clocks, Received, age_of
-from perception.client.reader import EVENTS, FAILURES, Counters, Reader
+from perception.client.connection import EVENTS, FAILURES, connect, use_keys
+from perception.client.control import Control, Prompted
+from perception.client.reader import Counters, Reader
 from perception.errors import EndpointError
-from perception.keys import KeyPair, as_public, read_keys
-from perception.wire import MAX_MESSAGE, Health, valid_topic
+from perception.keys import KeyPair
+from perception.wire import MAX_MESSAGE, EventRow, Health, valid_topic
 
-__all__ = ["Clocks", "Counters", "Received", "Subscription", "age_of", "subscribe"]
+__all__ = ["Clocks", "Control", "Counters", "Prompted", "Received", "Subscription", "age_of", "subscribe"]
 
-_PORT = "[0-9]{1,4}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5]"
-_ENDPOINT = re.compile(rf"tcp://(\[[^\[\]\s]+\]|[^\[\]\s:/]+):({_PORT})|ipc://[^\0]+")
-_MALFORMED = "endpoint {!r}: write tcp://ADDRESS:PORT or ipc:///FOLDER/NAME"
 _WAKE_S = 0.2  # a signal that comes just before a wait does not end it: look again so often
 
 
@@ -49,17 +47,13 @@ def subscribe(
     that can't be; a publisher that is not there yet is no error.
     """
     prefixes = _prefixes(topics)
-    if not _ENDPOINT.fullmatch(endpoint):
-        raise EndpointError(_MALFORMED.format(endpoint))
     context = zmq.Context()
     try:
         socket = context.socket(zmq.SUB)
-        _configure(socket, prefixes, server_key, client_keys)
+        _configure(socket, prefixes)
+        use_keys(socket, server_key, client_keys)
         monitor = socket.get_monitor_socket(EVENTS | FAILURES)
-        try:
-            socket.connect(endpoint)
-        except zmq.ZMQError as error:
-            raise EndpointError(_MALFORMED.format(endpoint)) from error
+        connect(socket, endpoint)
     except BaseException:
         context.destroy(0)
         raise
@@ -102,6 +96,15 @@ class Subscription:
                     raise TimeoutError(self._why_nothing_came(timeout_s))
                 reader.changed.wait(_WAKE_S if left is None else min(left, _WAKE_S))
             return reader.hand_over()
+
+    def events(self) -> Iterator[EventRow]:
+        """Each event of the subscribed `events` topics exactly once, also those of just before we came.
+
+        For a subscription to such topics alone: messages of others are passed over. A program that wants both takes
+        `new_events` of the messages. Raises TimeoutError as the subscription does.
+        """
+        for received in self:
+            yield from received.new_events
 
     @property
     def counters(self) -> Counters:
@@ -165,12 +168,7 @@ def _prefixes(topics: tuple[str, ...]) -> dict[str, bool]:
     return found
 
 
-def _configure(
-    socket: zmq.Socket[bytes],
-    prefixes: dict[str, bool],
-    server_key: str | bytes | Path | None,
-    client_keys: str | Path | KeyPair | None,
-) -> None:
+def _configure(socket: zmq.Socket[bytes], prefixes: dict[str, bool]) -> None:
     socket.setsockopt(zmq.LINGER, 0)
     socket.setsockopt(zmq.RCVHWM, max(4, 2 * len(prefixes)))
     socket.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE)
@@ -180,12 +178,5 @@ def _configure(
     socket.setsockopt(zmq.HEARTBEAT_IVL, 300)
     socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 900)
     socket.setsockopt(zmq.IPV6, 1)
-    if server_key is not None:
-        if client_keys is None:
-            raise EndpointError("an encrypted endpoint needs one's own keys too: client_keys=PATH_OF_THE_SECRET_FILE")
-        pair = client_keys if isinstance(client_keys, KeyPair) else read_keys(client_keys)
-        socket.setsockopt(zmq.CURVE_SERVERKEY, as_public(server_key))
-        socket.setsockopt(zmq.CURVE_PUBLICKEY, pair.public)
-        socket.setsockopt(zmq.CURVE_SECRETKEY, pair.secret)
     for prefix in prefixes:
         socket.setsockopt_string(zmq.SUBSCRIBE, prefix)

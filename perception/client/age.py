@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from perception.wire import Health, Message
+from perception.wire import EventRow, Health, Message
 
 
 class Clocks:
@@ -24,6 +24,8 @@ class Received(Message):
     missed: int  # messages of this topic, since the one handed over before, that never came
     skipped: int  # the same that came, and were replaced by newer ones
     restarted: bool  # the publisher was started again since then: track ids begin anew
+    new_events: tuple[EventRow, ...] = ()  # of an `events` message: what none handed over before it told
+    lost_events: int = 0  # those before them that no message could tell any more
 
     @property
     def age_s(self) -> float | None:

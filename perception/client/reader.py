@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
 from collections import deque
@@ -11,14 +10,14 @@ from dataclasses import dataclass, fields
 import zmq
 
 from perception.client.age import Clocks, Received
+from perception.client.connection import FAILURES, event_of, take
 from perception.clock import boot_id
 from perception.errors import WireError
-from perception.wire import Health, Kind, Message, VersionMismatch, decode
+from perception.wire import EventRow, Health, Kind, Message, VersionMismatch, decode
 
-EVENTS = zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED
-FAILURES = zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_AUTH
 _MOST_TOPICS = 256  # that a wildcard subscription keeps
 _POLL_MS = 50  # how long close() may take
+_MOST_EVENTS = 10_000  # that wait for a program that does not take them
 
 
 @dataclass(slots=True)
@@ -32,6 +31,27 @@ class Counters:
     restarts: int = 0  # the publisher's run changed
     bad: int = 0  # not messages
     version_mismatch: int = 0  # messages of another major version
+
+
+@dataclass(frozen=True, slots=True)
+class _History:
+    """What happened on a topic since its last message was handed over."""
+
+    missed: int = 0
+    skipped: int = 0
+    restarted: bool = False
+    new_events: tuple[EventRow, ...] = ()
+    lost_events: int = 0
+
+    def then(self, later: _History) -> _History:
+        events = self.new_events + later.new_events
+        return _History(
+            self.missed + later.missed,
+            self.skipped + later.skipped,
+            self.restarted or later.restarted,
+            events[-_MOST_EVENTS:],
+            self.lost_events + later.lost_events + max(0, len(events) - _MOST_EVENTS),
+        )
 
 
 class Reader:
@@ -58,9 +78,10 @@ class Reader:
         self._asked = asked
         self._queue_size = queue_size  # 0: only the newest of each topic
         self._newest: dict[str, Received] = {}
-        self._carry: dict[str, tuple[int, int, bool]] = {}  # missed, skipped, restarted of what was not handed over
+        self._histories: dict[str, _History] = {}  # by topic
         self._places: dict[str, tuple[str, int]] = {}  # run and seq of the last message, by topic
         self._runs: dict[str, str] = {}  # by camera
+        self._last_events: dict[str, int] = {}  # seq of the last event told, by topic
         self._thread = threading.Thread(target=self._run, name="subscription", daemon=True)
 
     def start(self) -> None:
@@ -76,7 +97,10 @@ class Reader:
     def hand_over(self) -> Received:
         """The message whose turn it is; called with `changed` held."""
         turn = self.waiting.popleft()
-        return self._newest.pop(turn) if isinstance(turn, str) else turn
+        if not isinstance(turn, str):
+            return turn
+        self._histories.pop(turn, None)
+        return self._newest.pop(turn)
 
     def _run(self) -> None:
         try:
@@ -86,7 +110,7 @@ class Reader:
             while not self.stopping.is_set():
                 self._socket.poll(_POLL_MS)
                 self._watch_connection()
-                while (data := _take(self._socket)) is not None and not self.stopping.is_set():
+                while (data := take(self._socket)) is not None and not self.stopping.is_set():
                     self._note(b"".join(data))
         except Exception as error:
             with self.changed:
@@ -97,8 +121,7 @@ class Reader:
             self._context.destroy(0)
 
     def _watch_connection(self) -> None:
-        while (told := _take(self._monitor)) is not None:
-            event = int.from_bytes(told[0][:2], sys.byteorder)
+        while (event := event_of(self._monitor)) is not None:
             if event & FAILURES:
                 self.connection = "refused"
             elif event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
@@ -142,34 +165,40 @@ class Reader:
         if health is not None:
             self.clocks.health = health
         if f"{topic}\0".startswith(self._asked):
-            self._keep(message, missed, bool(before_run) and run != before_run)
+            restarted = bool(before_run) and run != before_run
+            events, lost = self._fresh_events(message, is_first=not before_run, restarted=restarted)
+            self._keep(message, _History(missed, 0, restarted, events, lost))
 
-    def _keep(self, message: Message, missed: int, restarted: bool) -> None:
+    def _fresh_events(self, message: Message, is_first: bool, restarted: bool) -> tuple[tuple[EventRow, ...], int]:
+        """The events of an `events` message that none before it told, and how many between them never came."""
+        topic = message.topic
+        if message.kind is not Kind.TRACKS or not topic.endswith("/events"):
+            return (), 0
+        last = 0 if restarted else self._last_events.get(topic, 0)
+        fresh = tuple(event for event in message.header.events if event.seq > last)
+        if restarted or fresh:
+            self._last_events[topic] = fresh[-1].seq if fresh else 0
+        return fresh, fresh[0].seq - last - 1 if fresh and not is_first else 0
+
+    def _keep(self, message: Message, news: _History) -> None:
         topic = message.topic
         old = self._newest.get(topic)
+        history = self._histories.pop(topic, _History()).then(news)
+        skipped = _History(skipped=1)
         if old is not None:
-            before = (old.missed, old.skipped + 1, old.restarted)
-        else:
-            before = self._carry.pop(topic, (0, 0, False))
-        history = (before[0] + missed, before[1], before[2] or restarted)
-        self.counters.skipped += old is not None
+            history = history.then(skipped)
+            self.counters.skipped += 1
         if self._queue_size and len(self.waiting) >= self._queue_size:
             self.counters.skipped += 1
-            self._carry[topic] = (history[0], history[1] + 1, history[2])
+            self._histories[topic] = history.then(skipped)
             return
         parts = {field.name: getattr(message, field.name) for field in fields(Message)}
-        received = Received(**parts, clocks=self.clocks, missed=history[0], skipped=history[1], restarted=history[2])
+        history_parts = {field.name: getattr(history, field.name) for field in fields(_History)}
+        received = Received(**parts, clocks=self.clocks, **history_parts)
         if self._queue_size:
             self.waiting.append(received)
         else:
-            self._newest[topic] = received
+            self._newest[topic], self._histories[topic] = received, history
             if old is None:
                 self.waiting.append(topic)
         self.changed.notify()
-
-
-def _take(socket: zmq.Socket[bytes]) -> list[bytes] | None:
-    try:
-        return socket.recv_multipart(zmq.NOBLOCK)
-    except zmq.ZMQError:
-        return None

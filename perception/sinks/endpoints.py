@@ -20,8 +20,11 @@ _TCP = re.compile(r"tcp://(\[[0-9a-fA-F:.%]+\]|[^\s\[\]/:;]+):(\d{1,5}|\*)")
 _IPC_LONGEST = 107  # what the kernel's sockaddr_un holds
 
 
-def checked(endpoint: str, *, encrypted: bool, insecure: bool) -> str:
-    """The endpoint as it is to be bound. Raises EndpointError for one that is malformed or open to strangers."""
+def checked(endpoint: str, *, encrypted: bool, insecure: bool | None) -> str:
+    """The endpoint as it is to be bound; `insecure` None: a user may not choose to be open to strangers.
+
+    Raises EndpointError for one that is malformed or open to strangers.
+    """
     if endpoint.startswith("ipc://"):
         return _checked_ipc(endpoint)
     if not (match := _TCP.fullmatch(endpoint)) or (match[2] != "*" and int(match[2]) > 65535):
@@ -30,9 +33,10 @@ def checked(endpoint: str, *, encrypted: bool, insecure: bool) -> str:
     if host == "localhost":  # a bind takes no names
         host = "127.0.0.1"
     if not (encrypted or insecure or _is_loopback(host)):
+        trusting = "" if insecure is None else ", or set insecure = true on a network that you trust"
         raise EndpointError(
             f"endpoint {endpoint!r} is open to the network without encryption: make keys with `perception keys` and "
-            "set them, or listen on 127.0.0.1, or set insecure = true on a network that you trust"
+            f"set them, or listen on 127.0.0.1{trusting}"
         )
     return f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
 

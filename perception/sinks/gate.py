@@ -1,21 +1,29 @@
-"""Who may subscribe over CURVE: the ZeroMQ authentication thread of a publisher."""
+"""Who may come in over CURVE: the ZeroMQ authentication thread of a socket that listens."""
 
 from __future__ import annotations
 
 import logging
 import threading
 from pathlib import Path
+from typing import Any
 
 import zmq
 from zmq.utils import z85
 
 from perception.errors import EndpointError
-from perception.keys import known_clients
+from perception.keys import Curve, known_clients
 
 log = logging.getLogger(__name__)
 
 _ASK_AGAIN_MS = 50  # how long stop() may take
 _MOST_NAMED = 100  # unknown keys that are written to the log
+
+
+def encrypt(socket: zmq.Socket[Any], curve: Curve) -> None:
+    """Make a socket that is about to listen one that only a Gate's known clients get through to."""
+    socket.setsockopt(zmq.CURVE_SERVER, 1)
+    socket.setsockopt(zmq.CURVE_SECRETKEY, curve.keys.secret)
+    socket.setsockopt_string(zmq.ZAP_DOMAIN, "perception")
 
 
 class Gate:

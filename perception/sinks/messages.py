@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,11 +12,15 @@ from numpy.typing import NDArray
 
 from perception.errors import ConfigError
 from perception.opencv import cv2
-from perception.types import Frame, Scene, Track, TrackState
+from perception.types import VOID, Frame, Scene, Track, TrackEvent, TrackState
 from perception.wire import EventRow, Header, Health, Kind, TrackRow, encode, valid_topic
 
-RESERVED = ("tracks", "image", "health")
+RESERVED = ("tracks", "events", "prompted", "image", "health")
 """Topics that every camera has; no mask may take their names."""
+NO_CLASS = "object"
+"""The class name of a prompted track that is of no class of the model."""
+EVENTS_KEPT = 64
+"""Events that every message of the `events` topic repeats."""
 _SHOWN = (TrackState.TENTATIVE, TrackState.CONFIRMED)
 _KINDS = {"bits": Kind.BITS, "positions": Kind.POSITIONS, "labels": Kind.LABELS}
 _JPEG_QUALITY = 80
@@ -66,6 +70,22 @@ class SceneEncoder:
         self._topics = tuple(topics)
         self._encoding = encoding
         self._seqs: Counter[str] = Counter()
+        self._events: deque[EventRow] = deque(maxlen=EVENTS_KEPT)
+        self._event_count = 0
+
+    @property
+    def seqs(self) -> dict[str, int]:
+        """The seq of the last message, by topic without its camera; 0 where none was sent."""
+        return {name: self._seqs[name] for name in (*(spec.name for spec in self._topics), *RESERVED)}
+
+    @property
+    def event_count(self) -> int:
+        """The seq of the last event."""
+        return self._event_count
+
+    def continue_after(self, seqs: Mapping[str, int], event_count: int) -> None:
+        """Number what comes above what another process of this run may have sent."""
+        self._seqs, self._event_count = Counter(seqs), event_count
 
     @property
     def topics(self) -> tuple[str, ...]:
@@ -75,16 +95,15 @@ class SceneEncoder:
     def topic(self, name: str) -> str:
         return f"{self.identity.camera}/{name}"
 
-    def encode(self, scene: Scene) -> list[tuple[str, bytes]]:
-        """The masks of all topics, then the tracks: (topic, message)."""
+    def encode(self, scene: Scene, prompted: bool = False) -> list[tuple[str, bytes]]:
+        """The masks of all topics, then the tracks and the events: (topic, message).
+
+        The mask of the prompted tracks is among them while one lives, or where `prompted` asks for it anyway.
+        """
         sent = [self._encode_mask(scene, spec) for spec in self._topics]
-        rows = tuple(self._row(track) for track in scene.tracks)
-        events = tuple(
-            EventRow(e.track_id, self._name(e.class_id), str(e.state), e.reason, e.stamp_ns) for e in scene.events
-        )
-        classes = tuple(dict.fromkeys(row.class_name for row in (*rows, *events)))
-        header = self._header(scene, classes=classes, tracks=rows, events=events)
-        return [*sent, self._message("tracks", header, Kind.TRACKS, None, scene)]
+        if prompted or any(track.prompted for track in scene.tracks):
+            sent.append(self._encode_positions(scene, "prompted", lambda track: track.prompted))
+        return [*sent, *self._encode_tracks(scene)]
 
     def encode_image(self, frame: Frame, scene: Scene) -> tuple[str, bytes]:
         """The camera's image, as a JPEG of the masks' size."""
@@ -105,15 +124,42 @@ class SceneEncoder:
 
     def _encode_mask(self, scene: Scene, spec: TopicSpec) -> tuple[str, bytes]:
         names = tuple(self._name(class_id) for class_id in spec.class_ids)
-        rows: tuple[TrackRow, ...] = ()
         if spec.form == "positions":
-            mask, tracks = positions_of(scene, spec.class_ids)
-            rows = tuple(self._row(track) for track in tracks)
-        elif spec.form == "labels":
+            return self._encode_positions(scene, spec.name, lambda track: track.class_id in spec.class_ids, names)
+        if spec.form == "labels":
             mask, names = scene.labels, self.identity.classes
         else:
             mask = bits_of(scene.labels, spec.class_ids)
-        return self._message(spec.name, self._header(scene, classes=names, tracks=rows), _KINDS[spec.form], mask, scene)
+        return self._message(spec.name, self._header(scene, classes=names), _KINDS[spec.form], mask, scene)
+
+    def _encode_positions(
+        self, scene: Scene, name: str, is_shown: Callable[[Track], bool], classes: tuple[str, ...] = ()
+    ) -> tuple[str, bytes]:
+        """A mask of tracks; `classes` are the names that it says besides those of its tracks."""
+        mask, tracks = positions_of(scene, is_shown)
+        rows = tuple(self._row(track) for track in tracks)
+        names = tuple(dict.fromkeys((*classes, *(row.class_name for row in rows))))
+        return self._message(name, self._header(scene, classes=names, tracks=rows), Kind.POSITIONS, mask, scene)
+
+    def _encode_tracks(self, scene: Scene) -> list[tuple[str, bytes]]:
+        """All tracks with the events of this frame, and the events again with those before them."""
+        rows = tuple(self._row(track) for track in scene.tracks)
+        fresh = tuple(self._event(event) for event in scene.events)
+        classes = tuple(dict.fromkeys(row.class_name for row in (*rows, *fresh)))
+        header = self._header(scene, classes=classes, tracks=rows, events=fresh)
+        self._events.extend(fresh)
+        # more than are kept may happen in one frame: all of those are said
+        told = fresh if len(fresh) > EVENTS_KEPT else tuple(self._events)
+        names = tuple(dict.fromkeys(row.class_name for row in told))
+        return [
+            self._message("tracks", header, Kind.TRACKS, None, scene),
+            self._message("events", self._header(scene, classes=names, events=told), Kind.TRACKS, None, scene),
+        ]
+
+    def _event(self, event: TrackEvent) -> EventRow:
+        self._event_count += 1
+        name, state = self._name(event.class_id), str(event.state)
+        return EventRow(event.track_id, name, state, event.reason, event.stamp_ns, self._event_count)
 
     def _message(
         self, name: str, header: Header, kind: Kind, content: NDArray | bytes | None, scene: Scene
@@ -152,13 +198,21 @@ class SceneEncoder:
         )
 
     def _row(self, track: Track) -> TrackRow:
-        name, box = self._name(track.class_id), track.box_xyxy
         return TrackRow(
-            track.track_id, name, str(track.state), round(track.score, 4), box, track.first_ns, track.last_ns
+            id=track.track_id,
+            class_name=self._name(track.class_id),
+            state=str(track.state),
+            score=round(track.score, 4),
+            box=track.box_xyxy,
+            first_ns=track.first_ns,
+            last_ns=track.last_ns,
+            observed=track.observed,
+            quality=round(track.quality, 3),
+            prompted=track.prompted,
         )
 
     def _name(self, class_id: int) -> str:
-        return self.identity.classes[class_id]
+        return NO_CLASS if class_id == VOID else self.identity.classes[class_id]
 
 
 def bits_of(labels: NDArray[np.uint8], class_ids: Sequence[int]) -> NDArray[np.uint8]:
@@ -168,8 +222,8 @@ def bits_of(labels: NDArray[np.uint8], class_ids: Sequence[int]) -> NDArray[np.u
     return cv2.LUT(labels, table).astype(np.uint8, copy=False)
 
 
-def positions_of(scene: Scene, class_ids: Sequence[int]) -> tuple[NDArray[np.uint16], tuple[Track, ...]]:
-    """The id map of these classes alone, renumbered, and the tracks in the order of its numbers.
+def positions_of(scene: Scene, is_shown: Callable[[Track], bool]) -> tuple[NDArray[np.uint16], tuple[Track, ...]]:
+    """The id map of these tracks alone, renumbered, and the tracks in the order of its numbers.
 
     Only what the frame shows is in it: tentative and confirmed tracks that the scene's id map can hold.
     """
@@ -177,7 +231,7 @@ def positions_of(scene: Scene, class_ids: Sequence[int]) -> tuple[NDArray[np.uin
     table = np.zeros(max(visible, len(scene.tracks)) + 1, np.uint16)
     tracks: list[Track] = []
     for position, track in enumerate(scene.tracks[:visible], start=1):
-        if track.class_id in class_ids and track.state in _SHOWN:
+        if track.state in _SHOWN and is_shown(track):
             tracks.append(track)
             table[position] = len(tracks)
     if not tracks:

@@ -16,7 +16,7 @@ import zmq
 from perception.errors import EndpointError
 from perception.keys import Curve
 from perception.sinks.endpoints import IpcPlace, bind_error, checked
-from perception.sinks.gate import Gate
+from perception.sinks.gate import Gate, encrypt
 from perception.sinks.messages import Identity, SceneEncoder, TopicSpec
 from perception.stopwatch import Stopwatch
 from perception.types import Frame, Scene
@@ -74,7 +74,7 @@ class Publisher:
         self.encoder = SceneEncoder(identity, topics, encoding)
         self._image = image
         self._time = stopwatch or Stopwatch()
-        self._image_topic = self.encoder.topic("image")
+        self._image_topic, self._prompted_topic = self.encoder.topic("image"), self.encoder.topic("prompted")
         self._curve = curve
         self._high_water_mark = _high_water_mark(budget_bytes, mask_size, encoding, len(topics))
         self._known = {topic: topic.encode() + b"\0" for topic in self.encoder.topics}
@@ -116,7 +116,7 @@ class Publisher:
     def send(self, frame: Frame, scene: Scene) -> None:
         """Publish the scene's masks and tracks, and the camera's image while somebody subscribes to it."""
         with self._time("encode"):
-            messages = self.encoder.encode(scene)
+            messages = self.encoder.encode(scene, prompted=self.is_wanted(self._prompted_topic))
             if self._image and self.is_wanted(self._image_topic):
                 messages.append(self.encoder.encode_image(frame, scene))
         with self._time("send"):
@@ -127,7 +127,7 @@ class Publisher:
         with self._lock:
             self._listen()
             for topic, data in messages:
-                if topic != self._image_topic:  # the last one may be from the last time that somebody looked
+                if topic not in (self._image_topic, self._prompted_topic):  # the last may be of long ago
                     self._last[topic] = data
                 self._published[topic] += 1
                 if validity:
@@ -199,9 +199,7 @@ class Publisher:
         socket.setsockopt(zmq.MAXMSGSIZE, _PEER_BYTES_CURVE if self._curve else _PEER_BYTES)
         socket.setsockopt(zmq.IPV6, any("[" in endpoint for endpoint in self._endpoints))
         if self._curve:
-            socket.setsockopt(zmq.CURVE_SERVER, 1)
-            socket.setsockopt(zmq.CURVE_SECRETKEY, self._curve.keys.secret)
-            socket.setsockopt_string(zmq.ZAP_DOMAIN, "perception")
+            encrypt(socket, self._curve)
 
     def _put(self, data: bytes) -> None:
         if self._socket is None:

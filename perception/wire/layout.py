@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-VERSION = (1, 0)
+VERSION = (1, 1)
 """Major and minor of the layout that this package writes. It reads every minor of its major."""
 MAX_TOPIC = 48
 """Longest topic [bytes]: a subscription to it must fit the 64 bytes that a publisher takes from a peer."""

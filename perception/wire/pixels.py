@@ -33,7 +33,7 @@ class Kind(IntEnum):
     POSITIONS = 1  # u16 little endian: 0 = nothing, k = tracks[k - 1]
     LABELS = 2  # u8: index into classes, 255 = void
     IMAGE = 3  # JPEG of the camera image
-    TRACKS = 4  # no payload: the header's tracks and events are the message
+    TRACKS = 4  # no payload: the header's tracks or events are the message
     HEALTH = 5  # msgpack
 
 

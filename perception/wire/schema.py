@@ -20,6 +20,10 @@ class TrackRow(msgspec.Struct, frozen=True):
     box: Box  # x0, y0, x1, y1, half open [mask px]
     first_ns: int  # stamp of the frame that began it [ns]
     last_ns: int  # stamp of the last frame in which the network confirmed it [ns]
+    # from version 1.1 on:
+    observed: bool = True  # the network saw it in this very frame; else its mask was carried here
+    quality: float = 1.0  # predicted IoU of its mask with the truth, [0, 1]
+    prompted: bool = False  # begun by a prompt, not by the network
 
 
 class EventRow(msgspec.Struct, frozen=True):
@@ -30,6 +34,7 @@ class EventRow(msgspec.Struct, frozen=True):
     state: str  # perception.types.TrackState
     reason: str
     stamp_ns: int
+    seq: int = 0  # counts the events of this run, from 1; 0 before version 1.1
 
 
 class Header(msgspec.Struct, frozen=True):
@@ -49,7 +54,7 @@ class Header(msgspec.Struct, frozen=True):
     calibration: str = ""  # the same of the calibration, "" when there is none
     classes: tuple[str, ...] = ()  # names that this message uses; of a `labels` mask all, in index order
     tracks: tuple[TrackRow, ...] = ()
-    events: tuple[EventRow, ...] = ()  # on the `tracks` topic only
+    events: tuple[EventRow, ...] = ()  # `tracks`: of this frame; `events`: the last ones
 
 
 class SourceRow(msgspec.Struct, frozen=True):
