@@ -32,11 +32,16 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     network_every: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 1  # the network looks at every n-th frame
 
 
+TrackingKind = Literal["auto", "iou", "affinity", "memory"]
+
+
 class TrackingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    kind: Literal["iou"] = "iou"
-    least_iou: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.3
+    kind: TrackingKind = "auto"  # auto: memory where the model has one, else iou
+    least_iou: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.3  # of "iou"
     confirm_hits: Annotated[int, msgspec.Meta(ge=1, le=100)] = 3  # sightings until a track is confirmed
-    lost_for_s: Annotated[float, msgspec.Meta(ge=0, le=60)] = 0.35  # how long a lost thing may come back
+    lost_for_s: Annotated[float, msgspec.Meta(ge=0, le=60)] | None = None  # may a thing come back; iou 0.35, else 2.5
+    continue_for_s: Annotated[float, msgspec.Meta(ge=0, le=60)] = 10.0  # a live run outlives restarts so long; 0: never
+    smooths: bool = True  # hold uncertain pixels of the class map to what they were; not of "iou"
 
 
 class CurveConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -53,6 +58,12 @@ class PublishConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     curve: CurveConfig | None = None
 
 
+class ControlConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The socket that takes prompts; encrypted with publish.curve where that is set."""
+
+    endpoint: str | None = None  # "": none. Not given: tcp://127.0.0.1:5602, or beside an ipc publisher, if it is free
+
+
 class Launch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A launch file."""
 
@@ -65,6 +76,7 @@ class Launch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     model: ModelConfig = ModelConfig()
     tracking: TrackingConfig = TrackingConfig()
     publish: PublishConfig = PublishConfig()
+    control: ControlConfig = ControlConfig()
 
 
 def read_launch(path: Path) -> Launch:

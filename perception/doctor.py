@@ -33,6 +33,7 @@ def examine(port: int = 5601) -> Iterator[Finding]:
     yield from _gpu()
     yield from _cameras()
     yield from _port(port)
+    yield from _state()
 
 
 def _machine() -> Iterator[Finding]:
@@ -127,3 +128,18 @@ def _port(port: int) -> Iterator[Finding]:
             yield Finding("ports", "wrong", f"port {port} is in use{f' by {owner}' if owner else ''}", fix)
         else:
             yield Finding("ports", "ok", f"port {port} is free")
+
+
+def _state() -> Iterator[Finding]:
+    from perception.continuity import check_private, state_folder
+
+    folder = state_folder()
+    try:
+        if folder.exists():
+            check_private(folder)
+    except OSError as error:
+        yield Finding(
+            "restarts", "note", f"a restarted node can't go on with its track ids: {error}", "or set XDG_STATE_HOME"
+        )
+    else:
+        yield Finding("restarts", "ok", f"a restarted node goes on with its track ids, by a file in {folder}")

@@ -27,6 +27,10 @@ class NodeFailure(PerceptionError):
     exit_code = 1
 
 
+class PromptError(PerceptionError):
+    """A prompt, or a wish about a track, that can't be followed."""
+
+
 class WireError(PerceptionError):
     """Bytes that are not a message of this protocol, or not one of a version that we read."""
 

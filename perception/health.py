@@ -122,18 +122,18 @@ class HealthReport:
     model: str
     pulse: Pulse
     stopwatch: Stopwatch
-    _seq: int = 0
+    seq: int = 0  # of the last message
     _wall_offset_ns: int = 0
 
     def make(self, source: SourceStatus, published: Published) -> Health:
         state, reason = state_of(self.pulse, source)
         now = time.monotonic_ns()
         age = self.pulse.age_ms()
-        self._seq += 1
+        self.seq += 1
         self._note_wall_clock(time.time_ns() - now)
         return Health(
             run=self.run,
-            seq=self._seq,
+            seq=self.seq,
             monotonic_ns=now,
             boot_id=self.boot_id,
             clock=self.clock,

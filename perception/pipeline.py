@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from perception.protocols import Model, Propagator
 from perception.stopwatch import Stopwatch
-from perception.types import Frame, Scene
+from perception.types import Features, Frame, Scene
 
 
 @dataclass
@@ -27,8 +27,12 @@ class Pipeline:
         looks = self._count % self.network_every == 0
         self._count += 1
         seen = self.model(frame.image) if looks else None
+        features = seen.features if seen else self._features(frame)
         with self.stopwatch("association"):
-            return self.propagator.step(frame, seen)
+            return self.propagator.step(frame, seen, features)
+
+    def _features(self, frame: Frame) -> Features | None:
+        return self.model.features(frame.image) if self.propagator.needs_features else None
 
     def close(self) -> None:
         self.model.close()

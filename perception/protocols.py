@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from perception.types import Frame, Panoptic, Scene
+    from perception.types import Features, Frame, Panoptic, Prompt, Scene
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,14 +71,36 @@ class Model(Protocol):
     mask_size: tuple[int, int]  # width, height [px]
 
     def __call__(self, image: NDArray[np.uint8]) -> Panoptic: ...
+    def features(self, image: NDArray[np.uint8]) -> Features | None:
+        """What the encoder alone makes of an image, for frames that the whole network skips; None without one."""
+        ...
+
     def close(self) -> None: ...
 
 
 class Propagator(Protocol):
     """Decides which one it is: carries masks and ids from frame to frame."""
 
-    def step(self, frame: Frame, seen: Panoptic | None) -> Scene:
-        """`seen` is None on frames that the network did not look at."""
+    needs_features: bool  # of frames that the network does not look at, too
+
+    def step(self, frame: Frame, seen: Panoptic | None, features: Features | None = None) -> Scene:
+        """`seen` is None on frames that the network did not look at; `features` are of this frame."""
+        ...
+
+    def prompt(self, prompt: Prompt) -> int:
+        """Begin a track of what is pointed at in the frame stepped last; its id.
+
+        Raises:
+            PromptError: there is nothing to follow there, or this propagator follows no prompts.
+        """
+        ...
+
+    def remove(self, track_id: int) -> None:
+        """End a track. Raises PromptError where no such track lives."""
+        ...
+
+    def relabel(self, track_id: int, class_id: int) -> None:
+        """Give a track another class for the rest of its life. Raises PromptError where no such track lives."""
         ...
 
     def reset(self) -> None:

@@ -39,13 +39,24 @@ class Segment:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Features:
+    """What the network's encoder makes of one image: what a propagator tells things apart by."""
+
+    keys: NDArray[np.float32]  # (d, h/16, w/16) of the mask's h and w; alike where the same thing is in two frames
+    context: NDArray[np.float32]  # (c, h/16, w/16) what the decoders start from: rather what it is than which one
+    fine8: NDArray[np.float32]  # (c, h/8, w/8)
+    fine4: NDArray[np.float32]  # (c, h/4, w/4)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Panoptic:
     """What the network saw in one image."""
 
     labels: NDArray[np.uint8]  # (h, w) class index of every pixel, VOID where there is none
     id_map: NDArray[np.uint16]  # (h, w) 0 = no thing, k = segments[k - 1]
     segments: tuple[Segment, ...]
-    keys: NDArray[np.float32] | None = None  # (d, h', w') features in which a thing looks alike in two frames
+    features: Features | None = None  # None where the model gives none
+    confidence: NDArray[np.uint8] | None = None  # (h', w') the winning class's probability * 255, coarser than labels
 
 
 class TrackState(StrEnum):
@@ -69,6 +80,19 @@ class Track:
     box_xyxy: tuple[int, int, int, int]  # half open [mask px]; the last one seen where it is not visible
     first_ns: int  # stamp of the frame that began it [ns]
     last_ns: int  # stamp of the last frame in which the network confirmed it [ns]
+    observed: bool = True  # the network saw it in this very frame; else its mask was carried here
+    quality: float = 1.0  # predicted IoU of its mask in this frame with the truth, [0, 1]; falls with age
+    prompted: bool = False  # begun by a prompt, not by the network
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prompt:
+    """What a person or a program points at in the frame that was last stepped: one of points, box and mask."""
+
+    points: tuple[tuple[float, float], ...] = ()  # (x, y) on the thing [frame px]
+    box_xyxy: tuple[float, float, float, float] | None = None  # around the thing, half open [frame px]
+    mask: NDArray[np.bool_] | None = None  # (h, w), the whole frame at any size
+    class_id: int = VOID  # VOID: a thing of no class of the model
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -10,6 +10,12 @@ from perception.config import Launch, ModelConfig, PublishConfig, SourceConfig
 from tests.fakes import tiny_model
 
 
+@pytest.fixture(autouse=True)
+def state_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What nodes leave for the next process lies in the test's own folder."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state-home"))
+
+
 @pytest.fixture
 def picture_drive(tmp_path: Path) -> Path:
     """Twenty small pictures: a blue thing walks over green ground."""

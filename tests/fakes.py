@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from perception.models.grouping import group_things
-from perception.types import Frame, Panoptic
+from perception.propagation.carrier import CELL, Carried, Kept
+from perception.types import Features, Frame, Panoptic, Segment
 
 PERIOD_NS = 33_333_333
 SIZE = (90, 160)  # h, w of the masks
@@ -25,6 +27,94 @@ def seen(*boxes: tuple[int, int, int, int, int]) -> Panoptic:
     for class_id, x0, y0, x1, y1 in boxes:
         labels[y0:y1, x0:x1] = class_id
     return group_things(labels, [2, 3], [0] * 4)
+
+
+MASKS = (128, 64)  # width, height of the masks that are carried in tests
+LOOKS = 8  # how many looks a spot can have
+
+
+def picture(i: int, stamp_ns: int | None = None) -> Frame:
+    """Frame i of a 30 fps camera whose pictures are as large as the masks that are carried."""
+    image = np.full((MASKS[1], MASKS[0], 3), i % 256, np.uint8)
+    return Frame(i, i * PERIOD_NS if stamp_ns is None else stamp_ns, "front", image)
+
+
+def view(*boxes: tuple[int, int, int, int, int], score: float = 0.9) -> Panoptic:
+    """Things as boxes (class, x0, y0, x1, y1), each a segment of its own; later ones cover earlier ones."""
+    labels = np.zeros(MASKS[::-1], np.uint8)
+    id_map = np.zeros(MASKS[::-1], np.uint16)
+    for k, (class_id, x0, y0, x1, y1) in enumerate(boxes, 1):
+        labels[y0:y1, x0:x1], id_map[y0:y1, x0:x1] = class_id, k
+    segments, table = [], np.zeros(len(boxes) + 1, np.uint16)
+    for k, (class_id, *_) in enumerate(boxes, 1):
+        rows, columns = np.nonzero(id_map == k)
+        if len(rows):
+            box = (int(columns.min()), int(rows.min()), int(columns.max()) + 1, int(rows.max()) + 1)
+            segments.append(Segment(class_id, score, len(rows), box))
+            table[k] = len(segments)
+    return Panoptic(labels, table[id_map], tuple(segments))
+
+
+def features(*spots: tuple[int, int, int, int, int]) -> Features:
+    """Spots (look, x0, y0, x1, y1) on a ground of look 0: things of one look are alike, of two not at all."""
+    width, height = MASKS
+    looks = np.zeros((height, width), int)
+    for look, x0, y0, x1, y1 in spots:
+        looks[y0:y1, x0:x1] = look
+    keys = np.eye(LOOKS, dtype=np.float32)[looks].transpose(2, 0, 1).reshape(LOOKS, height // 16, 16, width // 16, 16)
+
+    def plane(stride: int) -> NDArray[np.float32]:
+        return np.zeros((1, height // stride, width // stride), np.float32)
+
+    return Features(np.ascontiguousarray(keys.mean((2, 4))), plane(16), plane(8), plane(4))
+
+
+class FakeCarrier:
+    """Carries what was kept, moved as a test says, with the presence that it says.
+
+    Its quality falls with the time since the network saw a thing; how things look are the features' keys.
+    """
+
+    def __init__(self, slots: int = 32) -> None:
+        self.slots = slots
+        self.move_cells: tuple[int, int] = (0, 0)  # x, y, each frame
+        self.presence = np.ones(slots, np.float32)
+        self.kept: list[Kept] = []  # the last one
+        self.told: list[tuple[str, int]] = []  # what happened to which slot since the last carry
+        self.reset()
+
+    def reset(self) -> None:
+        self._masks = np.zeros((self.slots, MASKS[1] // CELL, MASKS[0] // CELL), np.float32)
+        self._seen_ns = np.zeros(self.slots, np.int64)
+
+    def close(self) -> None:
+        """Nothing to release."""
+
+    def carry(self, features: Features, stamp_ns: int) -> Carried:
+        self.told = []
+        masks = np.zeros_like(self._masks)
+        (dx, dy), (h, w) = self.move_cells, masks.shape[1:]
+        to = np.s_[:, max(0, dy) : h + min(0, dy), max(0, dx) : w + min(0, dx)]
+        masks[to] = self._masks[:, max(0, -dy) : h - max(0, dy), max(0, -dx) : w - max(0, dx)]
+        quality = np.exp((self._seen_ns - stamp_ns) / 2e9).astype(np.float32)
+        look = features.keys / np.maximum(np.linalg.norm(features.keys, axis=0), 1e-6)
+        masks *= (self.presence > 0)[:, None, None] / np.maximum(masks.sum(0), 1)
+        return Carried(masks, self.presence.copy(), quality, look)
+
+    def keep(self, kept: Kept) -> None:
+        is_shown = kept.masks.any((1, 2)) | ~kept.active
+        self._masks[is_shown] = kept.masks[is_shown]  # what is hidden is remembered where it was
+        self._seen_ns = kept.seen_ns.copy()
+        self.kept = [kept]
+
+    def pin(self, slot: int, mask: NDArray[np.float32], stamp_ns: int) -> None:
+        self.told.append(("pin", slot))
+        self._masks *= 1 - mask
+        self._masks[slot], self._seen_ns[slot] = mask, stamp_ns
+
+    def forget(self, slot: int) -> None:
+        self.told.append(("forget", slot))
+        self._masks[slot] = 0
 
 
 CARD = """

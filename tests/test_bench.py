@@ -9,8 +9,9 @@ from rich.console import Console
 
 from perception.bench.camera import camera_source, load_pictures
 from perception.bench.figures import Figures, conditions
-from perception.bench.parts import BenchSettings, bench_node, bench_wire
+from perception.bench.parts import bench_node, bench_wire
 from perception.bench.process import usage
+from perception.bench.settings import BenchSettings
 from perception.errors import PerceptionError
 from perception.stopwatch import Stopwatch, percentile
 from tests.fakes import tiny_model

@@ -31,9 +31,11 @@ ALLOWED: dict[str, set[str]] = {
     "models": NOUNS | {"engines"},
     "propagation": NOUNS,
     "sinks": NOUNS | {"wire", "drives", "keys"},
+    "continuity": NOUNS | {"propagation"},
     "health": NOUNS | {"wire"},
+    "control": NOUNS | {"wire", "keys", "sinks", "propagation"},
     "pipeline": NOUNS,
-    "node": NOUNS | {"health", "pipeline", "sinks", "supervision"},
+    "node": NOUNS | {"health", "pipeline", "sinks", "control", "continuity", "supervision"},
     "watch": NOUNS | {"client", "wire", "sinks"},
 }
 EVERYTHING = {*ALLOWED, "build", "runner", "display", "doctor", "bench", "evaluation", "training", "cli"}
@@ -47,7 +49,7 @@ THIRD_PARTY = {
     "torch": {"training"},
     "openvino": {"engines"},
     "onnxruntime": {"engines", "training"},
-    "zmq": {"sinks", "client", "keys", "watch"},
+    "zmq": {"sinks", "client", "keys", "watch", "control"},
 }
 THIRD_PARTY |= {"av": {"sources"}, "typer": {"cli"}}
 

@@ -43,6 +43,12 @@ def test_a_users_own_model_runs_by_its_card(tmp_path, engine, form, layout):
     assert [s.class_id for s in seen.segments] == [2]
 
 
+def test_a_semantic_model_has_no_features(tmp_path):
+    model = load(tiny_model(tmp_path))
+    assert model.features(half_and_half(GREEN, BLUE)) is None
+    assert model(half_and_half(GREEN, BLUE)).features is None
+
+
 def test_colour_order_is_the_cards(tmp_path):
     seen = load(tiny_model(tmp_path, colour="BGR"))(half_and_half((200, 0, 0), BLUE))
     assert (seen.labels[0, 0], seen.labels[0, -1]) == (2, 0)
@@ -197,6 +203,20 @@ def test_every_shipped_model_matches_its_card(name):
     assert files.card.sha256
     assert files.card.licence
     assert {"road", "lane", "pedestrian"} <= set(files.card.topics)
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_every_shipped_encoder_gives_what_its_whole_graph_gives(name):
+    files = find(name)
+    if not files.encoder:
+        pytest.skip(f"{name} has no encoder")
+    whole, encoder = (open_engine(path, "onnxruntime") for path in (files.graph, files.encoder))
+    assert [spec.name for spec in encoder.outputs] == list(files.card.output.feature_names().values())
+    shape = (1, files.card.input.height, files.card.input.width, 3)
+    image = {files.card.input.name: np.random.default_rng(0).integers(0, 256, shape, np.uint8)}
+    wanted, alone = whole(image), encoder(image)
+    assert {array.dtype for array in alone.values()} == {np.dtype(np.float32)}
+    assert all(np.array_equal(wanted[output], array) for output, array in alone.items())
 
 
 def test_there_is_a_shipped_model():

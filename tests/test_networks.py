@@ -53,8 +53,15 @@ def build(config: NetworkConfig) -> Any:
 
 @torch.no_grad()
 def shapes(network, h: int, w: int) -> dict[str, tuple[int, ...]]:
-    prediction = network(torch.zeros(1, 3, h, w))
-    return {name: tuple(t.shape[1:]) for name, t in prediction._asdict().items() if t is not None}
+    return {name: tuple(t.shape[1:]) for name, t in outputs(network(torch.zeros(1, 3, h, w))).items()}
+
+
+def outputs(prediction) -> dict[str, Any]:
+    """The tensors that a network gave by name, those of its encoder's features among them."""
+    found = prediction._asdict()
+    features = found.pop("features")
+    found |= features._asdict() if features else {}
+    return {name: t for name, t in found.items() if t is not None}
 
 
 @torch.no_grad()
@@ -85,8 +92,9 @@ def test_outputs_have_the_promised_sizes(kind, backbone, stride):
     if kind == "deeplabv3":
         expected = {"semantic": (CLASSES, 64 // stride, 96 // stride)}
     if kind == "panoptic-deeplab":
-        keys = {"mobilenetv2": 96, "resnet": 128}[backbone]
-        expected |= {"centre": (1, 16, 24), "offset": (2, 16, 24), "keys": (keys, 4, 6)}
+        fine4, fine8, keys = {"mobilenetv2": (24, 32, 96), "resnet": (32, 64, 128)}[backbone]
+        expected |= {"centre": (1, 16, 24), "offset": (2, 16, 24), "keys": (keys, 4, 6), "context": (WIDTH, 4, 6)}
+        expected |= {"fine8": (fine8, 8, 12), "fine4": (fine4, 16, 24)}
     assert shapes(build(NetworkConfig(kind, backbone, stride, WIDTH)), 64, 96) == expected
 
 
@@ -229,11 +237,35 @@ def test_panoptic_deeplab_refuses_a_backbone_at_8():
         PanopticDeepLab(ResNet(8), CLASSES)
 
 
+@pytest.mark.parametrize(
+    "config",
+    [
+        NetworkConfig("realtime", width=WIDTH),
+        NetworkConfig("panoptic-deeplab", "resnet", 16, WIDTH),
+        NetworkConfig("panoptic-deeplab", "resnet", 32, WIDTH),
+    ],
+    ids=lambda c: f"{c.kind}-{c.output_stride}",
+)
 @torch.no_grad()
-def test_the_keys_are_the_encoder_s_features():
-    net = build(NetworkConfig("panoptic-deeplab", "resnet", 32, WIDTH))
-    x = torch.randn(1, 3, 64, 64)
-    assert torch.equal(net(x).keys, net.backbone(x)[2])
+def test_the_encoder_alone_gives_the_features_of_the_whole_network(config):
+    net = build(config)
+    x = torch.randn(1, 3, 64, 96)
+    whole, alone = net(x).features, net.encode(x)
+    assert all(torch.equal(a, b) for a, b in zip(whole, alone, strict=True))
+    backbone = net.backbone(x)
+    assert all(torch.equal(a, b) for a, b in zip(backbone[:3], (alone.fine4, alone.fine8, alone.keys), strict=True))
+
+
+@torch.no_grad()
+def test_the_encoder_alone_runs_no_decoder():
+    net = build(NetworkConfig("realtime", width=WIDTH))
+    decoded = []
+    for part in (net.fuse8, net.fuse4, net.fuse2, net.instance4):
+        part.register_forward_hook(lambda module, args, output: decoded.append(module))
+    net.encode(torch.zeros(1, 3, 32, 48))
+    assert decoded == []
+    with pytest.raises(ModelError, match="multiples of 16"):
+        net.encode(torch.zeros(1, 3, 64, 90))
 
 
 # U-Net
@@ -308,7 +340,8 @@ def test_a_mirrored_image_is_one_that_the_valid_pass_takes(h, w):
 
 @torch.no_grad()
 def test_realtime_outputs_have_the_promised_sizes():
-    expected = {"semantic": (CLASSES, 32, 48), "centre": (1, 16, 24), "offset": (2, 16, 24), "keys": (128, 4, 6)}
+    expected = {"semantic": (CLASSES, 32, 48), "centre": (1, 16, 24), "offset": (2, 16, 24)}
+    expected |= {"keys": (96, 4, 6), "context": (128, 4, 6), "fine8": (32, 8, 12), "fine4": (24, 16, 24)}
     assert shapes(RealtimePanoptic(CLASSES).eval(), 64, 96) == expected
 
 
@@ -343,17 +376,16 @@ def test_evaluation_is_repeatable_and_one_image_does_not_touch_another(config):
     x = torch.randn(2, 3, 32, 48, dtype=torch.float64)
     settle(net, x)
     first, again, alone = net(x), net(x), net(x[1:])
-    for a, b, c in zip(first, again, alone, strict=True):
-        if a is not None:
-            assert torch.equal(a, b)
-            assert agree(a[1:], c)
+    for a, b, c in zip(*(outputs(p).values() for p in (first, again, alone)), strict=True):
+        assert torch.equal(a, b)
+        assert agree(a[1:], c)
 
 
 @pytest.mark.parametrize("config", EVERY_KIND, ids=lambda c: c.kind)
 def test_a_batch_of_one_trains_every_parameter(config):
     net = build_network(config, CLASSES)
     prediction = net(torch.randn(1, 3, 32, 48))
-    torch.stack([t.sum() for t in prediction if t is not None]).sum().backward()
+    torch.stack([t.sum() for t in outputs(prediction).values()]).sum().backward()
     assert [name for name, p in net.named_parameters() if p.grad is None] == []
 
 
@@ -365,7 +397,7 @@ class Outputs(nn.Module):
         self.net = net
 
     def forward(self, x):
-        return tuple(t for t in self.net(x) if t is not None)
+        return tuple(outputs(self.net(x)).values())
 
 
 def to_onnx(module: nn.Module, x, path: Path) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -7,15 +8,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from perception.build import open_model
+from perception.build import give_features, open_model
+from perception.config import Launch, ModelConfig
 from perception.drives.rendered import RenderedDrive
+from perception.engines import EngineName, open_engine
 from perception.errors import ConfigError, ModelError
 from perception.models.card import Grouping, find
 from perception.models.centres import Centres, assign, find_centres
 from perception.models.grouping import group_things
 from perception.models.merging import merge, thing_cells, void_small_stuff
 from perception.models.panoptic import PanopticModel, group_by_centres
-from perception.types import VOID, Panoptic
+from perception.types import VOID, Features, Panoptic
+from tests.fakes import tiny_model
 
 CAR, PEDESTRIAN = 2, 3
 NO_LIMIT = [0] * 8
@@ -275,33 +279,58 @@ name = "labels"
 form = "labels"
 centre = "centre"
 offset = "offset"
-keys = "keys"
 """
+FEATURES = """keys = "keys"
+context = "context"
+fine8 = "fine8"
+fine4 = "fine4"
+"""
+ENCODER = (
+    FEATURES
+    + """
+[encoder]
+graph = "tiny-encoder.onnx"
+sha256 = "SHA256"
+"""
+)
+STEPS = {"keys": 16, "context": 16, "fine8": 8, "fine4": 4}  # [px]
 
 
 def tiny_panoptic(folder: Path, card: str = CARD, grid: tuple[int, int] = (8, 16)) -> Path:
-    """Colour decides the class, as in `fakes.tiny_model`; two centres, left and right, are everywhere the same."""
+    """Colour decides the class, as in `fakes.tiny_model`; two centres, left and right, are everywhere the same.
+
+    Features are the mean colours of their cells; an encoder lies beside it, for cards that name one.
+    """
     onnx = pytest.importorskip("onnx")
     helper, proto = onnx.helper, onnx.TensorProto
     heat, offset = np.zeros((1, 1, *grid), np.float32), np.zeros((1, 2, *grid), np.float32)
     heat[0, 0, 4, [3, 12]] = 0.9, 0.8
     rows, columns = np.mgrid[0 : grid[0], 0 : grid[1]]
     offset[0] = 4.0 * np.stack((4 - rows, np.where(columns < 8, 3, 12) - columns))
-    tensors = {"centre": heat, "offset": offset, "keys": np.ones((1, 5, 2, 4), np.float32)}
+    tensors = {"centre": heat, "offset": offset}
     nodes = [
         helper.make_node("Cast", ["image"], ["real"], to=proto.FLOAT),
         helper.make_node("ArgMax", ["real"], ["index"], axis=3, keepdims=0),
         helper.make_node("Cast", ["index"], ["labels"], to=proto.UINT8),
         *(helper.make_node("Identity", [f"{name}_value"], [name]) for name in tensors),
+        helper.make_node("Transpose", ["real"], ["planes"], perm=[0, 3, 1, 2]),
     ]
+    for name, step in STEPS.items():
+        sizes = {"kernel_shape": [step, step], "strides": [step, step]}
+        nodes.append(helper.make_node("AveragePool", ["planes"], [name], **sizes))
     values = [onnx.numpy_helper.from_array(array, f"{name}_value") for name, array in tensors.items()]
+    shapes = {name: a.shape for name, a in tensors.items()}
+    shapes |= {name: (1, 3, 32 // step, 64 // step) for name, step in STEPS.items()}
     outputs = [helper.make_tensor_value_info("labels", proto.UINT8, [1, 32, 64])]
-    outputs += [helper.make_tensor_value_info(name, proto.FLOAT, a.shape) for name, a in tensors.items()]
+    outputs += [helper.make_tensor_value_info(name, proto.FLOAT, shape) for name, shape in shapes.items()]
     source = helper.make_tensor_value_info("image", proto.UINT8, [1, 32, 64, 3])
     graph = helper.make_graph(nodes, "tiny", [source], outputs, values)
     path = folder / "tiny.onnx"
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), str(path))
-    path.with_suffix(".toml").write_text(card)
+    encoder = folder / "tiny-encoder.onnx"
+    onnx.utils.extract_model(str(path), str(encoder), ["image"], list(STEPS))
+    sha256 = hashlib.sha256(encoder.read_bytes()).hexdigest()
+    path.with_suffix(".toml").write_text(card.replace("SHA256", sha256))
     return path
 
 
@@ -316,17 +345,95 @@ def test_a_panoptic_model_runs_by_its_card(tmp_path, engine):
     seen = model(image)
     assert [s.class_id for s in seen.segments] == [2, 2]
     assert seen.id_map[16, 8] != seen.id_map[16, 52]
-    assert seen.keys is not None
-    assert seen.keys.shape == (5, 2, 4)
+    assert seen.features is None
+    assert model.features(image) is None
 
 
-def test_keys_are_not_the_engines_reused_buffer(tmp_path):
-    model = open_model(find(str(tiny_panoptic(tmp_path))), "onnxruntime")
+def opened(folder: Path, card: str, engine: EngineName = "onnxruntime") -> PanopticModel:
+    model = open_model(find(str(tiny_panoptic(folder, card))), engine)
+    assert isinstance(model, PanopticModel)
+    return model
+
+
+def equal(a: Features | None, b: Features | None) -> bool:
+    return a is not None and b is not None and all(np.array_equal(getattr(a, k), getattr(b, k)) for k in STEPS)
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_the_encoder_alone_gives_what_the_whole_graph_gives(tmp_path, engine):
+    pytest.importorskip(engine, reason=f"the {engine} extra is not installed")
+    model = opened(tmp_path, CARD + ENCODER, engine)
+    image = np.random.default_rng(0).integers(0, 256, (48, 80, 3), np.uint8)
+    assert model(image).features is None
+    assert model.features(image) is None
+    model.wants_features = True
+    encoder = find(str(tmp_path / "tiny.onnx")).encoder
+    assert encoder is not None
+    model.open_encoder(open_engine(encoder, engine))
+    seen, alone = model(image).features, model.features(image)
+    assert equal(seen, alone)
+    assert seen is not None
+    assert {k: getattr(seen, k).shape for k in STEPS} == {k: (3, 32 // s, 64 // s) for k, s in STEPS.items()}
+    assert {getattr(seen, k).dtype for k in STEPS} == {np.dtype(np.float32)}
+    model.close()
+
+
+def test_features_are_not_the_engines_reused_buffers(tmp_path):
+    pytest.importorskip("openvino", reason="the openvino extra is not installed")
+    model = opened(tmp_path, CARD + FEATURES, "openvino")
+    model.wants_features = True
+    dark = model(np.zeros((32, 64, 3), np.uint8)).features
+    model(np.full((32, 64, 3), 200, np.uint8))
+    assert dark is not None
+    assert not any(getattr(dark, k).any() for k in STEPS)
+
+
+def test_a_card_with_keys_alone_gives_no_features(tmp_path):
+    model = opened(tmp_path, CARD + 'keys = "keys"\n')
+    model.wants_features = True
+    assert model(np.zeros((32, 64, 3), np.uint8)).features is None
+
+
+@pytest.mark.parametrize(("every", "alone"), [(1, False), (2, True)])
+def test_the_encoder_is_opened_where_frames_are_skipped(tmp_path, every, alone):
+    model = opened(tmp_path, CARD + ENCODER)
+    launch = Launch(version=1, model=ModelConfig(engine="onnxruntime", network_every=every))
+    give_features(model, find(str(tmp_path / "tiny.onnx")), launch)
     image = np.zeros((32, 64, 3), np.uint8)
-    first, second = model(image).keys, model(image).keys
-    assert first is not None
-    assert second is not None
-    assert not np.shares_memory(first, second)
+    assert model(image).features is not None
+    assert (model.features(image) is not None) == alone
+
+
+def test_an_encoder_that_is_not_there_or_not_the_cards_is_named(tmp_path):
+    path = str(tiny_panoptic(tmp_path, CARD + ENCODER))
+    encoder = tmp_path / "tiny-encoder.onnx"
+    whole = encoder.read_bytes()
+    encoder.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(
+        ModelError, match=r"tiny-encoder\.onnx: not what tiny\.toml describes: sha256 \w+\.\.\., not"
+    ) as said:
+        find(path)
+    assert "\n" not in str(said.value)
+    encoder.unlink()
+    with pytest.raises(ModelError, match=r"tiny-encoder\.onnx: no such file; tiny\.toml names it"):
+        find(path)
+
+
+def test_an_encoder_without_the_features_is_refused(tmp_path):
+    model = opened(tmp_path, CARD + ENCODER)
+    other = tiny_model(tmp_path, form="labels", layout="NHWC", name="other")
+    with pytest.raises(ModelError, match=r"tiny-encoder\.onnx: input image has shape"):
+        model.open_encoder(open_engine(other, "onnxruntime"))
+
+
+def test_the_card_s_facts_name_features_and_encoder(tmp_path):
+    files = find(str(tiny_panoptic(tmp_path, CARD + ENCODER)))
+    facts = files.card.facts(files)
+    assert facts["features"] == "keys, context, fine8, fine4"
+    assert "tiny-encoder.onnx (0.0 MB)" in facts["encoder"]
+    plain = find(str(tiny_panoptic(tmp_path)))
+    assert plain.card.facts(plain)["features"] == "none"
+    assert "encoder" not in plain.card.facts(plain)
 
 
 @pytest.mark.parametrize(
@@ -336,6 +443,9 @@ def test_keys_are_not_the_engines_reused_buffer(tmp_path):
         (('kind = "panoptic"', 'kind = "semantic"'), 'output.centre belongs to kind = "panoptic"'),
         (("[output]", "[grouping]\nkernel = 4\n[output]"), "kernel is 4; it must be odd"),
         (('centre = "centre"', 'center = "centre"'), "did you mean 'centre'"),
+        (("[output]", '[output]\nkeys = "keys"\nfine8 = "fine8"'), "output.context is missing: keys, context, fine8"),
+        (("[input]", '[encoder]\ngraph = "x.onnx"\nsha256 = "SHA256"\n[input]'), "which this card does not name"),
+        (("[input]", '[encoder]\ngraph = "../x.onnx"\nsha256 = "SHA256"\n[input]'), "encoder.graph"),
     ],
 )
 def test_a_panoptic_card_with_a_mistake_says_where(tmp_path, change, says):
@@ -349,6 +459,8 @@ def test_a_panoptic_card_with_a_mistake_says_where(tmp_path, change, says):
         (CARD.replace('"centre"', '"offset"'), (8, 16), r"must be \(1, 1, h, w\)"),
         (CARD.replace('"centre"', '"heat"'), (8, 16), "no output 'heat'"),
         (CARD, (7, 16), "whole multiple"),
+        (CARD + FEATURES.replace('"fine8"', '"fine4"'), (8, 16), r"fine8 is .*64x32 it must be \(1, c, 4, 8\)"),
+        (CARD + FEATURES.replace('"fine8"', '"fine2"'), (8, 16), "no output 'fine2'"),
     ],
 )
 def test_a_graph_that_is_not_the_cards_is_refused(tmp_path, card, grid, says):

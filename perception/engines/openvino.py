@@ -72,4 +72,10 @@ def _compile(core: Any, graph: Path, threads: int, precision: str) -> tuple[Any,
 def _spec(port: Any) -> TensorSpec:
     shape = tuple(d.get_length() if d.is_static else None for d in port.partial_shape)
     dtype = np.dtype(port.element_type.to_dtype()).name
-    return TensorSpec(port.any_name, shape, dtype)
+    return TensorSpec(_name(port), shape, dtype)
+
+
+def _name(port: Any) -> str:
+    """The graph's own name of an input or output, which may be one of several that OpenVINO knows the tensor by."""
+    own = port.get_node().friendly_name.split("/sink_port_")[0]
+    return own if own in port.get_names() else port.any_name

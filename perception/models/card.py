@@ -37,11 +37,37 @@ class Output(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     confidence: str = ""  # name of an output with the winning class's probability, where the graph has one
     centre: str = ""  # kind "panoptic": output (1, 1, h', w'), heat at the centres of things
     offset: str = ""  # kind "panoptic": output (1, 2, h', w'), (dy, dx) to the centre of its thing [px of the input]
-    keys: str = ""  # kind "panoptic", where the graph has one: output (1, d, h", w"), features for a propagator
+    # Kind "panoptic", where the graph has them, all four: what a propagator tells things apart by; h, w the mask's.
+    keys: str = ""  # output (1, d, h/16, w/16), alike where the same thing is in two images
+    context: str = ""  # output (1, c, h/16, w/16), rather what it is than which one
+    fine8: str = ""  # output (1, c, h/8, w/8)
+    fine4: str = ""  # output (1, c, h/4, w/4)
+
+    def feature_names(self) -> dict[str, str]:
+        """The encoder's outputs as the card names them, in the order of `types.Features`; all or none.
+
+        A card with `keys` alone is of a graph that was exported before there were four; it gives no features.
+        """
+        names = {"keys": self.keys, "context": self.context, "fine8": self.fine8, "fine4": self.fine4}
+        return names if all(names.values()) else {}
 
     def instance_names(self) -> dict[str, str]:
         """The outputs that only a panoptic graph has, as the card names them; those that it leaves out are ""."""
-        return {"centre": self.centre, "offset": self.offset, "keys": self.keys}
+        names = {"centre": self.centre, "offset": self.offset, "keys": self.keys, "context": self.context}
+        return names | {"fine8": self.fine8, "fine4": self.fine4}
+
+    def __post_init__(self) -> None:
+        finer = {"context": self.context, "fine8": self.fine8, "fine4": self.fine4}
+        if any(finer.values()) and not self.feature_names():
+            lacks = next(name for name, value in ({"keys": self.keys} | finer).items() if not value)
+            raise ValueError(f"output.{lacks} is missing: keys, context, fine8 and fine4 go together, or none of them")
+
+
+class SideGraph(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A further graph that belongs to a panoptic one."""
+
+    graph: Annotated[str, msgspec.Meta(pattern=r"^[^/\\]+\.onnx$")]  # its file name, beside the card
+    sha256: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]  # checked at load
 
 
 class Grouping(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -72,6 +98,8 @@ class Card(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     output: Output
     classes: Annotated[tuple[ModelClass, ...], msgspec.Meta(min_length=1, max_length=250)]
     grouping: Grouping = Grouping()
+    encoder: SideGraph | None = None  # gives the features alone, for frames that the whole graph skips
+    propagator: SideGraph | None = None  # a memory reader trained on these features (kind = "memory")
     topics: dict[str, tuple[str, ...]] = {}
     description: str = ""
     sha256: str = ""  # of the graph; checked at load where given: damaged graphs can load silently
@@ -87,6 +115,10 @@ class Card(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError('[grouping] belongs to kind = "panoptic"; this card says "semantic"')
         if self.kind == "panoptic" and not {"centre", "offset"} <= named:
             raise ValueError('kind = "panoptic" needs output.centre and output.offset, the names of those outputs')
+        if self.encoder and not self.output.feature_names():
+            raise ValueError("[encoder] gives output.keys, context, fine8 and fine4, which this card does not name")
+        if self.propagator and not self.output.feature_names():
+            raise ValueError("[propagator] reads output.keys, context, fine8 and fine4, which this card does not name")
 
     def class_table(self) -> ClassTable:
         things = frozenset(c.name for c in self.classes if c.thing)
@@ -99,6 +131,9 @@ class Card(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         lines |= {"": self.description} if self.description else {}
         lines |= {"identity": files.identity, "kind": self.kind}
         lines |= {"input": f"{i.width}x{i.height} {i.colour} {i.layout}"}
+        lines |= {"features": ", ".join(self.output.feature_names()) or "none"} if self.kind == "panoptic" else {}
+        sides = {"encoder": files.encoder, "propagator": files.propagator}
+        lines |= {name: f"{p} ({p.stat().st_size / 1e6:.1f} MB)" for name, p in sides.items() if p}
         lines |= {"things": ", ".join(c.name for c in self.classes if c.thing) or "none"}
         lines |= {"stuff": ", ".join(c.name for c in self.classes if not c.thing) or "none"}
         lines |= {f"topic {name}": ", ".join(classes) for name, classes in self.topics.items()}
@@ -112,6 +147,16 @@ class ModelFiles(msgspec.Struct, frozen=True):
     graph: Path
     card: Card
     sha256: str  # of the graph, hexadecimal
+
+    @property
+    def encoder(self) -> Path | None:
+        """The graph that gives only the features, where the card names one."""
+        return self.graph.with_name(self.card.encoder.graph) if self.card.encoder else None
+
+    @property
+    def propagator(self) -> Path | None:
+        """The graph that carries masks by these features, where the card names one."""
+        return self.graph.with_name(self.card.propagator.graph) if self.card.propagator else None
 
     @property
     def name(self) -> str:
@@ -137,7 +182,7 @@ def find(model: str) -> ModelFiles:
     """A shipped model by name, or a graph by path with its card beside it.
 
     Raises:
-        ModelError: no such model, no card, a card with a mistake, or a graph that is not the card's.
+        ModelError: no such model, no card, a card with a mistake, or a graph or an encoder that is not the card's.
     """
     graph = WEIGHTS / f"{model or DEFAULT_MODEL}.onnx"
     if not graph.exists():
@@ -151,9 +196,18 @@ def find(model: str) -> ModelFiles:
         raise ModelError(f"{graph}: its card {card_path.name} is missing; docs/models.md shows the ten lines it needs")
     card = read_toml(card_path, Card)
     card.class_table()
+    files = ModelFiles(graph, card, checked_sha256(graph, card.sha256, card_path.name))
+    for side, path in ((card.encoder, files.encoder), (card.propagator, files.propagator)):
+        if side and path:
+            if not path.is_file():
+                raise ModelError(f"{path}: no such file; {card_path.name} names it: put it back, or export again")
+            checked_sha256(path, side.sha256, card_path.name)
+    return files
+
+
+def checked_sha256(graph: Path, wanted: str, card: str) -> str:
+    """The content hash of a graph, hexadecimal. Raises ModelError where the card says another one."""
     sha256 = hashlib.sha256(graph.read_bytes()).hexdigest()
-    if card.sha256 and card.sha256 != sha256:
-        raise ModelError(
-            f"{graph}: not what {card_path.name} describes: sha256 {sha256[:16]}..., not {card.sha256[:16]}..."
-        )
-    return ModelFiles(graph, card, sha256)
+    if wanted and wanted != sha256:
+        raise ModelError(f"{graph}: not what {card} describes: sha256 {sha256[:16]}..., not {wanted[:16]}...")
+    return sha256

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,6 +60,13 @@ class Graph:
         confidence = outputs.get(self.card.output.confidence)
         return None if confidence is None else confidence.reshape(confidence.shape[-2:])
 
+    def byte_confidence(self, outputs: Mapping[str, NDArray]) -> NDArray[np.uint8] | None:
+        """(h', w') the same times 255, a copy."""
+        confidence = self.confidence(outputs)
+        if confidence is None or confidence.dtype == np.uint8:
+            return None if confidence is None else confidence.copy()
+        return (255 * confidence.astype(np.float32)).clip(0, 255).astype(np.uint8)
+
     def _prepare(self, image: NDArray[np.uint8]) -> NDArray:
         wanted = self.card.input
         image = scaled(image, wanted.width, wanted.height)
@@ -106,13 +113,18 @@ def check_input(graph: str, card: Card, engine: Engine) -> TensorSpec:
     return spec
 
 
+def check_names(graph: str, named: Iterable[str], engine: Engine) -> None:
+    """Raises ModelError where a graph has no output that the card names; those not named are ""."""
+    has = [spec.name for spec in engine.outputs]
+    for name in filter(None, named):
+        if name not in has:
+            raise ModelError(f"{graph}: no output {name!r}; it has {', '.join(has)}")
+
+
 def check_output(graph: str, card: Card, engine: Engine) -> TensorSpec:
     """The graph's output of classes, which must have as many channels as the card has classes."""
     by_name = {spec.name: spec for spec in engine.outputs}
-    named = (card.output.name, card.output.confidence, *card.output.instance_names().values())
-    for name in filter(None, named):
-        if name not in by_name:
-            raise ModelError(f"{graph}: no output {name!r}; it has {', '.join(by_name)}")
+    check_names(graph, (card.output.name, card.output.confidence, *card.output.instance_names().values()), engine)
     spec = by_name[card.output.name]
     if card.output.form == "logits":
         channels = spec.shape[1] if len(spec.shape) == 4 else 0

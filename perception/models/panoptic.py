@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
+
 import numpy as np
 from numpy.typing import NDArray
 
 from perception.errors import ModelError
-from perception.models.card import Grouping, ModelFiles
+from perception.models.card import Card, Grouping, ModelFiles
 from perception.models.centres import assign, find_centres
-from perception.models.graph import Graph
+from perception.models.graph import Graph, check_input, check_names
 from perception.models.grouping import REFERENCE_AREA
 from perception.models.merging import merge, thing_cells, void_small_stuff
 from perception.protocols import Engine
 from perception.stopwatch import Stopwatch
-from perception.types import Panoptic
+from perception.types import Features, Panoptic
 
 # A predicted centre this far from every found one belongs to none of them: its thing's own centre was not found.
 REACH_CELLS = 4.0  # plus
 REACH_SHARE = 0.5  # of the offset's length: the further the centre, the less exact its prediction
+STRIDES = {"keys": 16, "context": 16, "fine8": 8, "fine4": 4}  # of the features [mask px]
 
 
 class PanopticModel(Graph):
     """A graph of kind `panoptic` behind its card.
+
+    Attributes:
+        wants_features: fill `Panoptic.features`; off until a propagator needs them, for they are megabytes to copy.
 
     Raises:
         ModelError: the graph's inputs or outputs are not what the card says.
@@ -29,10 +36,32 @@ class PanopticModel(Graph):
 
     def __init__(self, files: ModelFiles, engine: Engine, stopwatch: Stopwatch | None = None) -> None:
         super().__init__(files, engine, stopwatch)
+        self.wants_features = False
+        self._encoder: Engine | None = None
         self._check_grid()
+        check_features(self.name, self.card, self.shapes, self.mask_size)
+
+    def open_encoder(self, engine: Engine) -> None:
+        """Let `features` run the card's encoder on this engine, which is closed with the model; warms it up.
+
+        Raises:
+            ModelError: the graph's input or outputs are not what the card says.
+        """
+        self._encoder = engine
+        name = self.card.encoder.graph if self.card.encoder else self.name
+        check_input(name, self.card, engine)
+        check_names(name, self.card.output.feature_names().values(), engine)
+        blank = np.zeros((self.card.input.height, self.card.input.width, 3), np.uint8)
+        outputs = engine({self.card.input.name: self._prepare(blank)})
+        check_features(name, self.card, {key: array.shape for key, array in outputs.items()}, self.mask_size)
+
+    def close(self) -> None:
+        super().close()
+        if self._encoder:
+            self._encoder.close()
 
     def __call__(self, image: NDArray[np.uint8]) -> Panoptic:
-        """(h, w, 3) RGB of any size -> what the network saw, at `mask_size`, with its keys."""
+        """(h, w, 3) RGB of any size -> what the network saw, at `mask_size`; with `features` where they are wanted."""
         outputs, names = self.run(image), self.card.output
         with self.time("grouping"):
             heat = np.asarray(outputs[names.centre][0, 0], np.float32)
@@ -42,10 +71,26 @@ class PanopticModel(Graph):
             seen = group_by_centres(
                 labels, heat, offset, unit, self.things, self.min_areas, self.card.grouping, confidence
             )
-            if not names.keys:
-                return seen
-            keys = outputs[names.keys][0].astype(np.float32)  # a copy: the engine reuses its buffers
-            return Panoptic(seen.labels, seen.id_map, seen.segments, keys)
+            seen = dataclasses.replace(seen, confidence=self.byte_confidence(outputs))
+        return dataclasses.replace(seen, features=self._features(outputs)) if self.wants_features else seen
+
+    def features(self, image: NDArray[np.uint8]) -> Features | None:
+        """What the encoder alone makes of an image; None until `open_encoder`."""
+        if self._encoder is None:
+            return None
+        with self.time("resize"):
+            tensor = self._prepare(image)
+        with self.time("encoder"):
+            outputs = self._encoder({self.card.input.name: tensor})
+        return self._features(outputs)
+
+    def _features(self, outputs: Mapping[str, NDArray]) -> Features | None:
+        """Copies, since the engine reuses its buffers; None where the card names no features."""
+        names = self.card.output.feature_names()
+        if not names:
+            return None
+        with self.time("features"):
+            return Features(**{key: np.array(outputs[name][0], np.float32) for key, name in names.items()})
 
     def _check_grid(self) -> None:
         """Centres and offsets lie on one grid, and the class map is a whole multiple of it."""
@@ -62,8 +107,18 @@ class PanopticModel(Graph):
                 f"{self.name}: a class map of {width}x{height} on centres of {centre[3]}x{centre[2]}; "
                 "width and height must be the same whole multiple of theirs"
             )
-        if names.keys and len(shapes[names.keys]) != 4:
-            raise ModelError(f"{self.name}: keys have shape {shapes[names.keys]}; they must be (1, d, h, w)")
+
+
+def check_features(graph: str, card: Card, shapes: Mapping[str, tuple[int, ...]], mask_size: tuple[int, int]) -> None:
+    """Raises ModelError where a feature does not lie over the mask at its stride."""
+    width, height = mask_size
+    for key, name in card.output.feature_names().items():
+        shape, cells = shapes[name], (height // STRIDES[key], width // STRIDES[key])
+        if len(shape) != 4 or shape[0] != 1 or shape[2:] != cells:
+            raise ModelError(
+                f"{graph}: {key} is {shape}; "
+                f"on a class map of {width}x{height} it must be (1, c, {cells[0]}, {cells[1]})"
+            )
 
 
 def group_by_centres(

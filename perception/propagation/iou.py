@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import numpy as np
 
+from perception.errors import PromptError
 from perception.propagation.matching import match, similarities
-from perception.propagation.tracks import LifeCycle, LiveTrack
-from perception.types import VOID, Frame, Panoptic, Scene, Track, Validity
+from perception.propagation.tracks import FADED, LifeCycle, LiveTrack
+from perception.types import VOID, Features, Frame, Panoptic, Prompt, Scene, Track, Validity
+
+_NO_PROMPTS = "tracking.kind = 'iou' only repeats what the network sees; prompts need 'affinity' or 'memory'"
 
 
 class IouPropagator:
@@ -24,11 +27,13 @@ class IouPropagator:
         longest_step_ns: a longer gap between two frames ends all tracks [ns].
     """
 
+    needs_features = False
+
     def __init__(
         self, mask_size: tuple[int, int], life: LifeCycle, least_iou: float = 0.3, longest_step_ns: int = 2_000_000_000
     ) -> None:
         self.life, self.least_iou, self.longest_step_ns = life, least_iou, longest_step_ns
-        width, height = mask_size
+        self.mask_size = width, height = mask_size
         self._labels = np.full((height, width), VOID, np.uint8)
         self._id_map = np.zeros((height, width), np.uint16)
         self._visible: list[LiveTrack] = []
@@ -36,14 +41,25 @@ class IouPropagator:
         self._unseen = 0
         self._has_seen = False
 
-    def step(self, frame: Frame, seen: Panoptic | None) -> Scene:
+    def step(self, frame: Frame, seen: Panoptic | None, features: Features | None = None) -> Scene:
         self._end_after_a_jump(frame.stamp_ns)
         if seen is None:
             self._unseen += 1
+            for track in self._visible:
+                track.observed, track.quality = False, FADED * track.quality
         else:
             self._associate(seen, frame.stamp_ns)
             self._labels, self._unseen, self._has_seen = seen.labels, 0, True
         return self._scene(frame)
+
+    def prompt(self, prompt: Prompt) -> int:
+        raise PromptError(_NO_PROMPTS)
+
+    def remove(self, track_id: int) -> None:
+        raise PromptError(_NO_PROMPTS)
+
+    def relabel(self, track_id: int, class_id: int) -> None:
+        raise PromptError(_NO_PROMPTS)
 
     def reset(self) -> None:
         self.life.end_all("reset", self._stamp_ns or 0)

@@ -1,0 +1,115 @@
+"""What the network has not said in this frame: tracks that go on as carried, are hidden or denied, and end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from perception.propagation.carrier import Carried
+from perception.propagation.claim import Claim
+from perception.propagation.publishing import Picture
+from perception.propagation.roster import Roster
+from perception.propagation.tracks import FADED, LiveTrack
+from perception.types import Segment, TrackState
+
+
+@dataclass(frozen=True, eq=False)
+class Coasting:
+    """One frame's tracks that the network did not see.
+
+    Args:
+        has_looked: the network looked at this frame.
+    """
+
+    roster: Roster
+    carried: Carried
+    claim: Claim
+    picture: Picture
+    stamp_ns: int
+    has_looked: bool
+
+    def coast(self, track: LiveTrack) -> None:
+        """Carry it on, hide it or end it."""
+        carriage = track.carriage
+        assert carriage is not None
+        track.observed = False
+        if track.state is TrackState.TENTATIVE and self.has_looked:
+            carriage.misses += 1
+            if carriage.misses > self.roster.rules.tentative_misses:
+                self.roster.end(track, "not confirmed", self.stamp_ns)
+                return
+        is_denied = self._is_denied(track)
+        if is_denied or not self._carry_on(track):
+            self._hide(track, is_denied)
+
+    def _is_denied(self, track: LiveTrack) -> bool:
+        """True once the network has looked for `denied_ns` and not seen what is carried; prompts need no network."""
+        carriage = track.carriage
+        assert carriage is not None
+        if track.prompted:
+            return False
+        if self.has_looked and carriage.denied_since_ns is None:
+            carriage.denied_since_ns = self.stamp_ns
+        since = carriage.denied_since_ns
+        return since is not None and (track.is_hidden or self.stamp_ns - since >= self.roster.rules.denied_ns)
+
+    def _carry_on(self, track: LiveTrack) -> bool:
+        """Show the carried mask, or the last one moved of a thing too small to be carried; False: it is hidden."""
+        carriage = track.carriage
+        assert carriage is not None
+        if carriage.slot is None:
+            return self._move_on(track)
+        found = None
+        if self.claim.shows(track):
+            found = self.picture.add_carried(track, self.carried.masks[carriage.slot])
+        if found is None:
+            return False
+        quality = float(self.carried.quality[carriage.slot])
+        if track.is_hidden:
+            self.roster.life.change(track, TrackState.CONFIRMED, "visible again", self.stamp_ns)
+        else:
+            quality = min(quality, track.quality)  # nothing was seen that could have made it better
+        carriage.hidden_since_ns = None
+        _show(track, *found, quality)
+        carriage.motion.see(track.segment.box_xyxy, self.stamp_ns)
+        return True
+
+    def _move_on(self, track: LiveTrack) -> bool:
+        assert track.carriage is not None
+        if self.has_looked or track.is_hidden:
+            return False
+        x0, y0, _, _ = track.carriage.motion.at(self.stamp_ns)
+        found = self.picture.add_moved(track, (round(x0), round(y0)))
+        if found is None:
+            return False
+        track.carriage.hidden_since_ns = None
+        _show(track, *found, track.quality * FADED)
+        return True
+
+    def _hide(self, track: LiveTrack, is_denied: bool) -> None:
+        carriage, stamp_ns = track.carriage, self.stamp_ns
+        assert carriage is not None
+        if track.state is TrackState.CONFIRMED:
+            state, reason = self._why_hidden(track, is_denied)
+            self.roster.life.change(track, state, reason, stamp_ns)
+        if carriage.hidden_since_ns is None:
+            carriage.hidden_since_ns = stamp_ns
+        hidden_ns = stamp_ns - carriage.hidden_since_ns
+        if hidden_ns > self.roster.life.lost_for_ns and not track.prompted:
+            self.roster.end(track, f"not seen for {hidden_ns / 1e9:.2f} s", stamp_ns)
+
+    def _why_hidden(self, track: LiveTrack, is_denied: bool) -> tuple[TrackState, str]:
+        slot = track.carriage.slot if track.carriage else None
+        if slot is None:
+            return TrackState.LOST, "not seen"
+        if not self.claim.shown[slot]:
+            return TrackState.OCCLUDED, f"hidden: presence {float(self.carried.presence[slot]):.2f}"
+        if is_denied:
+            return TrackState.LOST, "the network does not see it any more"
+        return TrackState.OCCLUDED, "hidden: covered by other things"
+
+
+def _show(track: LiveTrack, mask: np.ndarray, box: tuple[int, int, int, int], quality: float) -> None:
+    track.mask, track.quality = mask, quality
+    track.segment = Segment(track.segment.class_id, track.segment.score, int(np.count_nonzero(mask)), box)

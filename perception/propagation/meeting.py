@@ -1,0 +1,140 @@
+"""What the network says, met with what is carried: which of its detections is which track, and which are new."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from perception.propagation import painting
+from perception.propagation.association import Detections, associate, known_of, looks_of
+from perception.propagation.carrier import Carried
+from perception.propagation.claim import Claim
+from perception.propagation.roster import Roster
+from perception.propagation.tracks import LiveTrack, as_class
+from perception.types import VOID, Panoptic, Segment, TrackState
+
+Owners = dict[int, LiveTrack]  # detection -> its track
+_FEW_CELLS = 3  # of a carried mask, up to which its overlap says little
+
+
+@dataclass(frozen=True, eq=False)
+class Meeting:
+    """Meets what the network sees with what is carried: the rules of SAM 3 (Carion et al. 2025)."""
+
+    roster: Roster
+
+    def meet(self, seen: Panoptic, carried: Carried, claim: Claim, stamp_ns: int) -> tuple[Owners, float]:
+        """Each detection's track, followed or new, if it is either; and how well what is carried agrees with them.
+
+        The agreement is the mean IoU of carried and seen masks over the matched things that are carried.
+        """
+        met, cells = _detections(seen, carried)
+        common = claim.common(cells, len(met.boxes))
+        owners, agreement = self._matched(met, common, carried, claim, stamp_ns)
+        doubted = self._doubted(owners, met, common, carried, claim)
+        owners = {j: track for j, track in owners.items() if j not in doubted}
+        for j in set(range(len(met.boxes))) - set(owners) - doubted:
+            whole = self._whole(seen.segments[j], common[:, j], int(met.cells[j]))
+            if whole:
+                owners[j] = whole
+        parts = _by_track(owners)
+        for track, detections in parts:
+            self._confirm(track, seen, detections, met, stamp_ns)
+        # only now, as until confirmed a thing that was hidden might lose its slot
+        for track, detections in parts:
+            self.roster.carry(track, int(met.cells[detections].sum()))
+        for j in range(len(met.boxes)):
+            if j not in owners and j not in doubted and self._is_new(seen.segments[j]):
+                segment, mask = painting.union(seen, [j])
+                owners[j] = self.roster.begin(segment, mask, met.looks[j], stamp_ns, "first seen")
+                self.roster.carry(owners[j], int(met.cells[j]))
+        return owners, agreement
+
+    def _matched(
+        self, met: Detections, common: NDArray[np.int64], carried: Carried, claim: Claim, stamp_ns: int
+    ) -> tuple[Owners, float]:
+        tracks = list(self.roster.life.tracks)
+        rows = np.array([-1 if t.carriage is None or t.carriage.slot is None else t.carriage.slot for t in tracks], int)
+        shared = np.where(rows[:, None] >= 0, common[rows], 0)
+        carried_cells = np.where(rows >= 0, claim.areas[rows], 0)
+        known = known_of(tracks, carried_cells, stamp_ns, carried.look.shape[0])
+        matched = associate(known, met, shared)
+        return {j: tracks[i] for j, i in matched.items()}, _agreement(matched, shared, carried_cells, met.cells)
+
+    def _doubted(
+        self, owners: Owners, met: Detections, common: NDArray[np.int64], carried: Carried, claim: Claim
+    ) -> set[int]:
+        """Detections that say where a thing is but not how it lies: its carried mask is better, and stays."""
+        rules, doubted = self.roster.rules, set()
+        for j, track in owners.items():
+            slot = track.carriage.slot if track.carriage else None
+            if slot is None or track.state is not TrackState.CONFIRMED or not claim.shown[slot]:
+                continue
+            least = rules.prompted_agreement if track.prompted else rules.mask_agreement
+            iou = common[slot, j] / max(1, claim.areas[slot] + met.cells[j] - common[slot, j])
+            if iou < least and (track.prompted or carried.quality[slot] >= rules.sure_quality):
+                doubted.add(j)
+                assert track.carriage is not None
+                track.carriage.denied_since_ns = None
+        return doubted
+
+    def _whole(self, segment: Segment, common: NDArray[np.int64], cells: int) -> LiveTrack | None:
+        """The track that a detection is but a part of: most of it lies where that one is carried."""
+        classes = (segment.class_id, VOID)
+        followed = [(slot, t) for slot, t in self.roster.slots.followed() if t.carriage]
+        shares = {slot: int(common[slot]) for slot, t in followed if t.carriage and t.carriage.class_seen in classes}
+        best = max(shares, key=lambda slot: shares[slot], default=None)
+        if best is None or not cells or shares[best] < self.roster.rules.covered * cells:
+            return None
+        return self.roster.slots.owners[best]
+
+    def _confirm(self, track: LiveTrack, seen: Panoptic, parts: list[int], met: Detections, stamp_ns: int) -> None:
+        """The network sees it in this frame, whole or in parts."""
+        carriage = track.carriage
+        assert carriage is not None
+        segment, mask = painting.union(seen, parts)
+        carriage.votes[segment.class_id] += 1
+        self.roster.life.seen(track, as_class(segment, carriage.class_id), mask, stamp_ns)
+        share, look = self.roster.rules.pointer_share, met.looks[max(parts, key=lambda j: met.cells[j])]
+        pointer = (1 - share) * carriage.pointer + share * look
+        carriage.pointer = pointer / max(1e-6, float(np.linalg.norm(pointer)))
+        carriage.motion.see(segment.box_xyxy, stamp_ns)
+        carriage.denied_since_ns = carriage.hidden_since_ns = None
+        carriage.misses = 0
+
+    def _is_new(self, segment: Segment) -> bool:
+        """SAM 3's birth: sure enough, and (as `_whole` has found) not covered by what is carried."""
+        return segment.score >= self.roster.rules.birth_score and not self.roster.is_full
+
+
+def _detections(seen: Panoptic, carried: Carried) -> tuple[Detections, NDArray[np.int64]]:
+    """What the network saw, and its id map on the grid of carried masks."""
+    segments = seen.segments
+    boxes = [s.box_xyxy for s in segments]
+    cells = painting.cells_of(seen.id_map, boxes)
+    areas = np.bincount(cells.ravel(), minlength=len(segments) + 1)[1:]
+    classes = np.array([s.class_id for s in segments], np.int64)
+    looks = looks_of(cells, len(segments), carried.look)
+    return Detections(np.array(boxes, np.float64).reshape(-1, 4), classes, areas, looks), cells
+
+
+def _by_track(owners: Owners) -> list[tuple[LiveTrack, list[int]]]:
+    """Each track with its detections, which are several where the network has split a thing."""
+    parts: dict[LiveTrack, list[int]] = {}
+    for j, track in owners.items():
+        parts.setdefault(track, []).append(j)
+    return list(parts.items())
+
+
+def _agreement(
+    matched: Mapping[int, int], common: NDArray[np.int64], carried: NDArray[np.int64], seen: NDArray[np.int64]
+) -> float:
+    pairs = [(i, j) for j, i in matched.items() if carried[i] > _FEW_CELLS]
+    if not pairs:
+        return 0.0
+    i, j = np.array(pairs).T
+    both = common[i, j]
+    return float((both / (carried[i] + seen[j] - both)).mean())
