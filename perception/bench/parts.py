@@ -4,43 +4,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from itertools import pairwise
 
-import msgspec
 import numpy as np
 
 from perception.bench.camera import camera_source, load_pictures
 from perception.bench.figures import Figures
 from perception.bench.process import Usage, child, usage
-from perception.build import build_model, build_propagator, build_publisher, check_launch, identity_of
+from perception.bench.settings import BenchSettings
+from perception.build import build_model, build_pipeline, build_publisher, check_launch, identity_of
 from perception.client import subscribe
-from perception.config import Launch, ModelConfig, PublishConfig
 from perception.errors import PerceptionError
 from perception.health import HealthReport, Pulse
 from perception.node import Node
-from perception.pipeline import Pipeline
 from perception.stopwatch import Stopwatch
 from perception.wire import Header, Kind, TrackRow, decode, encode
 
 Progress = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class BenchSettings:
-    drive: str = ""
-    seconds: float = 10.0
-    model: str = "road"
-    engine: str = "auto"
-    threads: int = 0
-    fps: float = 30.0
-    network_every: int = 1
-
-    def launch(self) -> Launch:
-        """A launch file for the child processes and the node under test; on a port that the system chooses."""
-        model = ModelConfig(self.model, "auto", self.threads, self.network_every)
-        model = msgspec.structs.replace(model, engine=self.engine)
-        return Launch(version=1, model=model, publish=PublishConfig(endpoints=("tcp://127.0.0.1:*",)))
 
 
 def bench_node(settings: BenchSettings, figures: Figures) -> None:
@@ -51,7 +31,7 @@ def bench_node(settings: BenchSettings, figures: Figures) -> None:
     source = camera_source(pictures, settings.fps, stopwatch)
     identity = identity_of(checked, source.info())
     model = build_model(checked.files, checked.launch, stopwatch)
-    pipeline = Pipeline(model, build_propagator(checked.launch, model.mask_size), settings.network_every, stopwatch)
+    pipeline = build_pipeline(model, checked, stopwatch)
     report = HealthReport(identity.run, "", identity.clock, model.engine.name, checked.files.name, Pulse(), stopwatch)
     publisher = build_publisher(checked, identity, stopwatch)
     end = time.monotonic() + settings.seconds
@@ -88,7 +68,7 @@ def _add_stages(figures: Figures, stopwatch: Stopwatch, sent_ns: list[int]) -> N
     for stage, times in stages.items():
         figures.add_times("stages", stage, times)
     figures.add_times("stages", "between two scenes", [(b - a) / 1e6 for a, b in pairwise(sent_ns)])
-    own = [stages[s] for s in ("resize", "grouping", "association", "encode", "send") if s in stages]
+    own = [stages[s] for s in ("resize", "features", "grouping", "association", "encode", "send") if s in stages]
     network, rest = float(np.mean(stages["network"])), sum(float(np.mean(times)) for times in own)
     figures.add("share", "all but the network's call", percent=100 * rest / (rest + network), mean_ms=rest)
 

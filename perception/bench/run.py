@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 from perception.bench.figures import Figures, conditions
 from perception.bench.parts import (
-    BenchSettings,
     Progress,
     bench_node,
     bench_soak,
@@ -15,6 +14,8 @@ from perception.bench.parts import (
     bench_subscriber,
     bench_wire,
 )
+from perception.bench.propagator import bench_propagator
+from perception.bench.settings import BenchSettings
 
 
 def run_bench(parts: Sequence[str], settings: BenchSettings, say: Progress) -> Figures:
@@ -27,6 +28,8 @@ def run_bench(parts: Sequence[str], settings: BenchSettings, say: Progress) -> F
                 bench_node(settings, figures)
             case "wire":
                 bench_wire(figures)
+            case "propagator":
+                bench_propagator(settings, figures)
             case "start":
                 bench_start(settings, figures, free_endpoint())
             case "subscriber":

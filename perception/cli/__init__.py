@@ -41,10 +41,12 @@ def main() -> None:
     """Run a command; what a user can mend is one line on stderr and exit code 2."""
     for room in (
         "play",
+        "prompt",
         "inspect",
         "train",
         "evaluate",
         "export",
+        "memory",
     ):  # importing one registers its commands, in the order of --help
         importlib.import_module(f"perception.cli.{room}")
 

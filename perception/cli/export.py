@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @app.command()
 def export(
     checkpoint: Annotated[Path, typer.Argument(help="A .safetensors file of `train`.")],
-    out: Annotated[Path, typer.Argument(help="The .onnx file to write; its card goes beside it.")],
+    out: Annotated[Path, typer.Argument(help="The .onnx file to write; its card and encoder go beside it.")],
     width: Annotated[int, typer.Option(min=32, max=4096, help="Of the graph's input; a multiple of 16.")] = 640,
     height: Annotated[int, typer.Option(min=32, max=4096, help="Of the graph's input; a multiple of 16.")] = 352,
     int8: Annotated[list[Path] | None, typer.Option(help="Quantise, calibrated on this folder's pictures.")] = None,
@@ -75,6 +75,8 @@ def agreement_table(agreements: tuple[Agreement, ...], classes: tuple[str, ...])
     if any(a.heat is not None for a in agreements):
         table.add_row("greatest |centre|", *("" if a.heat is None else f"{a.heat:.5f}" for a in agreements))
         table.add_row("greatest |offset| px", *("" if a.offset is None else f"{a.offset:.3f}" for a in agreements))
+    for name in agreements[0].cosine:
+        table.add_row(f"cosine of {name}", *(f"{a.cosine[name]:.5f}" for a in agreements))
     for i, name in enumerate(classes):
         table.add_row(f"IoU {name}", *(percent(a.iou[i]) for a in agreements))
     return table

@@ -86,6 +86,7 @@ class Part(StrEnum):
 
     NODE = "node"
     WIRE = "wire"
+    PROPAGATOR = "propagator"
     START = "start"
     SUBSCRIBER = "subscriber"
     SOAK = "soak"
@@ -103,13 +104,14 @@ def bench(
     threads: Annotated[int, typer.Option(min=0, help="Worker threads of the engine; 0: all cores.")] = 0,
     fps: Annotated[float, typer.Option(min=1, help="Rate of the simulated camera.")] = 30.0,
     network_every: Annotated[int, typer.Option(min=1, help="The network looks at every n-th frame.")] = 1,
+    tracking: Annotated[str, typer.Option(help="auto, iou, affinity or memory; propagator measures all.")] = "auto",
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the figures here.")] = None,
 ) -> None:
-    """Measure the node under a fixed-rate camera, the wire, start-up, a slow subscriber, a long run."""
-    from perception.bench.parts import BenchSettings
+    """Measure the node under a fixed-rate camera, wire, propagators, start-up, a slow subscriber, a long run."""
     from perception.bench.run import run_bench
+    from perception.bench.settings import BenchSettings
 
-    settings = BenchSettings(drive, seconds, model, engine, threads, fps, network_every)
+    settings = BenchSettings(drive, seconds, model, engine, threads, fps, network_every, tracking)
     console = Console(stderr=True)
     with console.status("measuring") as status:
         figures = run_bench(parts or [Part.NODE, Part.WIRE, Part.START], settings, status.update)

@@ -23,3 +23,19 @@ def lines_of(bar: Progress) -> Callable[[str, int, int], None]:
         bar.update(tasks[what], completed=done, total=total)
 
     return progress
+
+
+class Phases:
+    """Progress of several phases on one bar; training keeps its own line while a validation shows another."""
+
+    def __init__(self, bar: Progress) -> None:
+        self.bar = bar
+        self.tasks: dict[tuple[str, int], TaskID] = {}
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        key = (what.split()[0], total)
+        if key not in self.tasks:
+            self.tasks[key] = self.bar.add_task(what, total=total, completed=done)
+        self.bar.update(self.tasks[key], description=what, completed=done)
+        if done >= total and key[0] != "loss":
+            self.bar.remove_task(self.tasks.pop(key))

@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.progress import Progress, TaskID
 
 from perception.cli import app
-from perception.cli.progress import progress_bar
+from perception.cli.progress import Phases, progress_bar
 from perception.errors import ConfigError, PerceptionError
 
 
@@ -25,14 +24,23 @@ def render(
     seeds: Annotated[int, typer.Option(min=1, help="Over how many different drives.")] = 200,
     width: Annotated[int, typer.Option(min=64, max=4096)] = 640,
     height: Annotated[int, typer.Option(min=64, max=4096)] = 360,
+    clips: Annotated[int, typer.Option(min=0, help="Write this many clips instead, each of another drive.")] = 0,
+    seconds: Annotated[float, typer.Option(min=0.1, max=90, help="Of each clip.")] = 8.0,
+    fps: Annotated[float, typer.Option(min=1, max=240, help="Of the clips.")] = 30.0,
 ) -> None:
-    """Write frames of rendered drives with their exact class and instance maps, to train or test on."""
-    from perception.drives.rendered.export import write_training_frames
+    """Write frames, or clips, of rendered drives with their exact class and instance maps, to train or test on."""
+    from perception.drives.rendered.export import write_clips, write_training_frames
 
-    chosen = range(first_seed, first_seed + min(seeds, frames))
+    if clips:
+        total = clips * round(seconds * fps)
+        steps = write_clips(out, seconds, fps, range(first_seed, first_seed + clips), width, height)
+    else:
+        total = frames
+        chosen = range(first_seed, first_seed + min(seeds, frames))
+        steps = write_training_frames(out, frames, chosen, width, height)
     with progress_bar() as bar:
-        task = bar.add_task("rendering", total=frames)
-        for _ in write_training_frames(out, frames, chosen, width, height):
+        task = bar.add_task("rendering", total=total)
+        for _ in steps:
             bar.advance(task)
 
 
@@ -78,9 +86,9 @@ def train(
         raise PerceptionError(
             f"training needs more packages ({error.name}): pip install 'perception-node[train]'"
         ) from None
-    request = Request(config, run, resume, seed, steps, device, _folders(data or []), without or [], start)
+    request = Request(config, run, resume, seed, steps, device, folders_of(data or []), without or [], start)
     with progress_bar() as bar, _log_above_the_bar():
-        shown = _Shown(bar)
+        shown = Phases(bar)
         if check:
             sheet = (run or Path("runs") / Path(config).stem) / "batch.png"
             counts = check_command(request, sheet, shown)
@@ -95,7 +103,8 @@ def train(
         raise typer.Exit(130)
 
 
-def _folders(pairs: list[str]) -> dict[str, Path]:
+def folders_of(pairs: list[str]) -> dict[str, Path]:
+    """NAME=FOLDER pairs; raises ConfigError for what is none."""
     folders = {}
     for pair in pairs:
         name, equals, folder = pair.partition("=")
@@ -116,19 +125,3 @@ def _log_above_the_bar() -> Iterator[None]:
         for handler, stream in zip(handlers, before, strict=True):
             if stream is not None:
                 handler.setStream(stream)
-
-
-class _Shown:
-    """Progress of several phases on one bar; training keeps its own line while a validation shows another."""
-
-    def __init__(self, bar: Progress) -> None:
-        self.bar = bar
-        self.tasks: dict[tuple[str, int], TaskID] = {}
-
-    def __call__(self, what: str, done: int, total: int) -> None:
-        key = (what.split()[0], total)
-        if key not in self.tasks:
-            self.tasks[key] = self.bar.add_task(what, total=total, completed=done)
-        self.bar.update(self.tasks[key], description=what, completed=done)
-        if done >= total and key[0] != "loss":
-            self.bar.remove_task(self.tasks.pop(key))

@@ -1,4 +1,4 @@
-"""The card of an exported graph, and both files put in place together."""
+"""The card of an exported graph, and the graphs and it put in place together."""
 
 from __future__ import annotations
 
@@ -17,8 +17,14 @@ TOPICS = {"road": ("road", "lane marking"), "lane": ("lane marking",), "pedestri
 TOPICS |= {"vehicle": ("car",), "bicyclist": ("bicyclist",), "sidewalk": ("sidewalk",)}
 
 
+def encoder_place(out: Path) -> Path:
+    """Where the encoder of the graph `out` lies: NAME-encoder.onnx beside NAME.onnx."""
+    return out.with_name(f"{out.stem}-encoder.onnx")
+
+
 def card_text(
     graph: Path,
+    encoder: Path | None,
     size: tuple[int, int],
     outputs: Sequence[str],
     classes: Sequence[str],
@@ -26,9 +32,10 @@ def card_text(
     texts: Mapping[str, str],
     figures: Mapping[str, str],
 ) -> str:
-    """The card of a graph that `export` made, with the graph's hash.
+    """The card of a graph that `export` made, with the graphs' hashes.
 
     Args:
+        encoder: the part of the graph that gives features, named as it will be beside the card; None without one.
         size: width and height of its input.
         outputs: their names; `centre` among them makes it panoptic.
         texts: description, data and licence.
@@ -36,10 +43,11 @@ def card_text(
     is_panoptic = "centre" in outputs
     lines = ["card = 1", f'kind = "{"panoptic" if is_panoptic else "semantic"}"']
     lines += [f"{key} = {_text(value)}" for key, value in texts.items() if value]
-    lines += [f'sha256 = "{hashlib.sha256(graph.read_bytes()).hexdigest()}"', "", "[input]", 'name = "image"']
+    lines += [_sha256(graph), "", "[input]", 'name = "image"']
     lines += [f"width = {size[0]}", f"height = {size[1]}", 'layout = "NHWC"', 'colour = "RGB"', ""]
     lines += ["[output]", 'name = "labels"', 'form = "labels"']
     lines += [f'{name} = "{name}"' for name in outputs if name != "labels"]
+    lines += ["", "[encoder]", f"graph = {_text(encoder.name)}", _sha256(encoder)] if encoder else []
     lines += ["", "[topics]"]
     lines += [f"{name} = {json.dumps(wanted)}" for name, wanted in _topics(classes).items()]
     lines += ["", "[figures]", *(f"{_text(key)} = {_text(value)}" for key, value in figures.items())]
@@ -48,6 +56,10 @@ def card_text(
         if name in things:
             lines += ["thing = true", *([f"min_area = {MIN_AREA[name]}"] if name in MIN_AREA else [])]
     return "\n".join(lines) + "\n"
+
+
+def _sha256(graph: Path) -> str:
+    return f'sha256 = "{hashlib.sha256(graph.read_bytes()).hexdigest()}"'
 
 
 def _text(value: str) -> str:
@@ -60,20 +72,29 @@ def _topics(classes: Sequence[str]) -> dict[str, list[str]]:
     return {name: wanted for name, wanted in found.items() if wanted}
 
 
-def install(graph: Path, card: str, out: Path) -> None:
-    """Write both files beside their places, then rename them: a full disk leaves what was there.
+def install(graph: Path, encoder: Path | None, card: str, out: Path) -> None:
+    """Write all files beside their places, then rename them: a full disk leaves what was there.
 
     Raises:
         ModelError: the folder can't be written or the disk is full.
     """
-    partial = {out: _beside(out), out.with_suffix(".toml"): _beside(out.with_suffix(".toml"))}
+    graphs = {out: graph} | ({encoder_place(out): encoder} if encoder else {})
+    replace_all(graphs, {out.with_suffix(".toml"): card})
+
+
+def replace_all(files: Mapping[Path, Path], texts: Mapping[Path, str]) -> None:
+    """Copies and texts to their places, all or none of them; raises ModelError as `install`."""
+    partial = {place: _beside(place) for place in (*files, *texts)}
     try:
-        shutil.copyfile(graph, partial[out])
-        partial[out.with_suffix(".toml")].write_text(card)
+        for place, source in files.items():
+            shutil.copyfile(source, partial[place])
+        for place, text in texts.items():
+            partial[place].write_text(text)
         for place, written in partial.items():
             written.replace(place)
     except OSError as error:
-        raise ModelError(f"{out}: can't be written: {(error.strerror or str(error)).lower()}") from None
+        first = next(iter(partial))
+        raise ModelError(f"{first}: can't be written: {(error.strerror or str(error)).lower()}") from None
     finally:
         for written in partial.values():
             with contextlib.suppress(OSError):

@@ -46,7 +46,11 @@ def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], about: About) -> 
     Raises:
         SaveError: the disk is full or the folder can't be written; what was at `path` is untouched.
     """
-    metadata = {"format": FORMAT, "about": msgspec.json.encode(about).decode()}
+    write_whole(path, tensors, {"format": FORMAT, "about": msgspec.json.encode(about).decode()})
+
+
+def write_whole(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
+    """A safetensors file in one step; raises SaveError as `save_checkpoint`."""
     content = save({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, metadata)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:

@@ -110,13 +110,13 @@ def configured(request: Request) -> tuple[TrainingConfig, Path]:
     if not data:
         raise ConfigError(f"{request.config}: no data set is left to train on")
     validation = None if VALIDATION in request.without else validation
-    start = str(_start_file(request.start)) if request.start else None
+    start = str(shipped_or(request.start)) if request.start else None
     changes = {"seed": request.seed, "steps": request.steps, "start": start}
     config = replace(config, data=data, validation=validation)
     return replace(config, **{key: value for key, value in changes.items() if value is not None}), base
 
 
-def _start_file(start: Path) -> Path:
+def shipped_or(start: Path) -> Path:
     """A file, or the shipped checkpoint of that name: `road`."""
     shipped = WEIGHTS / f"{start.name}.safetensors"
     return shipped if start.parent == Path() and not start.exists() and shipped.exists() else start.absolute()

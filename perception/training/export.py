@@ -9,17 +9,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import onnx
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from perception.errors import ConfigError
-from perception.training.card_file import card_text, install
+from perception.training.card_file import card_text, encoder_place, install
 from perception.training.checkpoint import About, load_network
 from perception.training.networks.input_size import input_size
 from perception.training.networks.prediction import Prediction
 from perception.training.parity import (
+    FEATURES,
     Agreement,
     Loss,
     compare,
@@ -35,7 +37,7 @@ from perception.training.quantise import quantise
 OPSET = 17
 CELL = 4  # [px] of the confidence's grid, and of centres and offsets
 SEMANTIC_OUTPUTS = ("labels", "confidence")
-PANOPTIC_OUTPUTS = (*SEMANTIC_OUTPUTS, "centre", "offset", "keys")
+PANOPTIC_OUTPUTS = (*SEMANTIC_OUTPUTS, "centre", "offset", *FEATURES)
 Progress = Callable[[str, int, int], None]
 
 
@@ -68,6 +70,8 @@ class Report:
         source = f"pictures of {_name(self.settings.parity)}" if self.settings.parity else "rendered frames"
         equal = (f"{a.graph} on {a.engine} {100 * a.equal:.2f} %" for a in self.agreements)
         figures = {f"labels that are PyTorch's, on {source}": ", ".join(equal)}
+        if all(a.cosine for a in self.agreements):
+            figures[f"cosine of the features with PyTorch's, on {source}"] = "; ".join(map(_cosines, self.agreements))
         for loss in self.losses:
             assert self.settings.labelled is not None
             name, points = loss.worst
@@ -75,6 +79,10 @@ class Report:
                 f"{100 * loss.mean_after:.2f}, {loss.loss:.2f} below PyTorch; most lost: {name} {points:.2f}"
             )
         return figures
+
+
+def _cosines(a: Agreement) -> str:
+    return f"{a.graph} on {a.engine} " + ", ".join(f"{name} {cosine:.3f}" for name, cosine in a.cosine.items())
 
 
 def _name(folder: Path) -> str:
@@ -112,7 +120,7 @@ class BytesToLabels(nn.Module):
 
 
 class BytesToPanoptic(BytesToLabels):
-    """As `BytesToLabels`, then centre (1, 1, h/4, w/4), offset (1, 2, h/4, w/4) [px] and keys (1, d, h/16, w/16)."""
+    """As `BytesToLabels`, then centre (1, 1, h/4, w/4), offset (1, 2, h/4, w/4) [px] and the encoder's features."""
 
     outputs = PANOPTIC_OUTPUTS
 
@@ -120,14 +128,14 @@ class BytesToPanoptic(BytesToLabels):
         seen = self._predict(image)
         assert seen.centre is not None
         assert seen.offset is not None
-        assert seen.keys is not None
-        return (*self._labels(seen), seen.centre, seen.offset, seen.keys)
+        assert seen.features is not None
+        return (*self._labels(seen), seen.centre, seen.offset, *seen.features)
 
 
 def export(
     checkpoint: Path, out: Path, settings: ExportSettings, progress: Progress = lambda _what, _done, _total: None
 ) -> Report:
-    """Write `out` (.onnx) and its card (.toml), both or neither, and say what was measured.
+    """Write `out` (.onnx), its card (.toml) and a panoptic graph's encoder, all or none; say what was measured.
 
     Raises:
         ModelError: the checkpoint is not one, its network does not take this size, the graph does not say what
@@ -143,9 +151,17 @@ def export(
         report = Report(about.classes, tuple(agreements), tuple(losses), settings)
         figures = {**settings.figures, **report.figures()}
         size = (settings.width, settings.height)
-        text = card_text(graph, size, module.outputs, about.classes, about.things, settings.texts, figures)
-        install(graph, text, out)
+        encoder = encoder_of(graph, out) if module.outputs == PANOPTIC_OUTPUTS else None
+        text = card_text(graph, encoder, size, module.outputs, about.classes, about.things, settings.texts, figures)
+        install(graph, encoder, text, out)
     return report
+
+
+def encoder_of(graph: Path, out: Path) -> Path:
+    """Beside `graph`, that part of it which gives the encoder's features: the same weights, the same numbers."""
+    encoder = graph.with_name(encoder_place(out).name)
+    onnx.utils.extract_model(str(graph), str(encoder), ["image"], list(FEATURES))
+    return encoder
 
 
 def _measured_graph(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +30,8 @@ MOST_OFFSET = 0.5  # difference of offsets [px]
 LEAST_SIMILAR = 0.95  # labels that int8 leaves as they are, where no truth says what the change is worth
 MOST_FRAMES = 20
 SEED, APART = 0, 45  # of the rendered frames; 1.5 s apart
+FEATURES = ("keys", "context", "fine8", "fine4")  # outputs of a panoptic graph, and of its encoder alone
+LEAST_COSINE = 0.999  # of a feature with PyTorch's, in float32, mean over the cells
 Outputs = dict[str, NDArray]
 Run = Callable[[NDArray[np.uint8]], Outputs]
 Progress = Callable[[str, int, int], None]
@@ -45,6 +47,7 @@ class Agreement:
     iou: tuple[float, ...]  # by class, PyTorch's labels as truth; NaN where neither has the class
     heat: float | None  # greatest difference of centre heat; None for a network without centres
     offset: float | None  # greatest difference of an offset [px]
+    cosine: dict[str, float] = field(default_factory=dict)  # of each of FEATURES with PyTorch's, mean over all cells
 
 
 @dataclass(frozen=True)
@@ -116,19 +119,30 @@ def compare(
 ) -> Agreement:
     """How far an engine's outputs are from those wanted, over all frames."""
     confusion, heat, offset = Confusion(classes), [], []
+    cosines: dict[str, list[float]] = {name: [] for name in FEATURES if name in wanted[0]}
     for frame, outputs in zip(frames, wanted, strict=True):
         given = engine({"image": frame[None]})
         confusion.add(outputs["labels"], given["labels"])
         if "centre" in outputs:
             heat.append(_difference(outputs["centre"], given["centre"]))
             offset.append(_difference(outputs["offset"], given["offset"]))
+        for name, found in cosines.items():
+            found.append(_cosine(outputs[name], given[name]))
     iou = tuple(confusion.iou().tolist())
-    greatest = (max(values) if values else None for values in (heat, offset))
-    return Agreement(graph, engine.name, confusion.pixel_accuracy(), iou, *greatest)
+    most_heat, most_offset = (max(values) if values else None for values in (heat, offset))
+    means = {name: float(np.mean(found)) for name, found in cosines.items()}
+    return Agreement(graph, engine.name, confusion.pixel_accuracy(), iou, most_heat, most_offset, means)
 
 
 def _difference(a: NDArray, b: NDArray) -> float:
     return float(np.abs(a - b).max())
+
+
+def _cosine(a: NDArray, b: NDArray) -> float:
+    """Of two maps (1, c, h, w), mean over the cells; two cells of zeros are equal."""
+    lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    same = (a == b).all(1)
+    return float(np.where(same, 1.0, (a * b).sum(1) / np.maximum(lengths, np.finfo(np.float32).tiny)).mean())
 
 
 def measure_loss(
@@ -183,6 +197,12 @@ def require_equal(agreements: Sequence[Agreement]) -> None:
                 f"{a.engine}: centre heat differs by {a.heat:.4f} and offsets by {a.offset:.2f} px from PyTorch's; "
                 f"in float32 at most {MOST_HEAT} and {MOST_OFFSET} px"
             )
+        for name, cosine in a.cosine.items():
+            if not cosine >= LEAST_COSINE:
+                raise ModelError(
+                    f"{a.engine}: the cosine of {name} with PyTorch's is {cosine:.4f}; "
+                    f"in float32 at least {LEAST_COSINE:g}"
+                )
 
 
 def require_little_loss(

@@ -11,11 +11,12 @@ from perception.errors import ModelError
 from perception.training.networks.deeplab import ASPP, RATES, conv_bn_relu, resize_like, separable
 from perception.training.networks.input_size import require_multiple
 from perception.training.networks.mobilenet import MobileNetV2
-from perception.training.networks.prediction import Prediction
+from perception.training.networks.prediction import EncoderFeatures, Prediction
 from perception.training.networks.resnet import ResNet
 
 SEMANTIC_SKIPS = (128, 64, 32)  # channels that the features at 1/16, 1/8, 1/4 are projected to
 INSTANCE_SKIPS = (64, 32, 16)
+KEY_STRIDE = 16  # of keys and context
 
 
 def separable5(c_in: int, c_out: int) -> nn.Sequential:
@@ -24,7 +25,7 @@ def separable5(c_in: int, c_out: int) -> nn.Sequential:
 
 
 class Decoder(nn.Module):
-    """ASPP, then for each skip: enlarge to its size, concatenate its projection, fuse.
+    """For each skip: enlarge what its ASPP made to the skip's size, concatenate the skip's projection, fuse.
 
     Args:
         c_in: channels of the top features.
@@ -44,8 +45,9 @@ class Decoder(nn.Module):
         above = [aspp] + [width] * (len(projections) - 1)
         self.fuse = nn.ModuleList(separable5(a + p, width) for a, p in zip(above, projections, strict=True))
 
-    def forward(self, top: Tensor, skips: Sequence[Tensor]) -> Tensor:
-        x = self.aspp(top)
+    def forward(self, context: Tensor, skips: Sequence[Tensor]) -> Tensor:
+        """`context` is what `aspp` makes of the top features."""
+        x = context
         for skip, project, fuse in zip(skips, self.project, self.fuse, strict=True):
             projected = project(skip)
             x = fuse(torch.cat((resize_like(x, projected), projected), 1))
@@ -53,10 +55,11 @@ class Decoder(nn.Module):
 
 
 class PanopticDeepLab(nn.Module):
-    """Semantic logits, centre heat and offsets at 1/4, and keys at 1/16.
+    """Semantic logits, centre heat and offsets at 1/4, features.
 
     The keys are the encoder's own features at 1/16 (96 channels of MobileNetV2, 128 of ResNet), which both tasks
-    share and no head has specialised: the place where XMem (Cheng and Schwing 2022) takes its keys from.
+    share and no head has specialised: the place where XMem (Cheng and Schwing 2022) takes its keys from. The context
+    is the semantic decoder's ASPP's output, enlarged where it lies at 1/32.
 
     The skips are those of the published configurations: at 1/8 and 1/4 for ResNet at output stride 16, else also
     at 1/16.
@@ -85,13 +88,24 @@ class PanopticDeepLab(nn.Module):
 
     def forward(self, x: Tensor) -> Prediction:
         """(n, 3, h, w) in [-1, 1] -> everything but `auxiliary`; h and w multiples of `divisor`."""
-        require_multiple(x, self.divisor)
-        f4, f8, f16, top = self.backbone(x)
-        skips = (f16, f8, f4)[-self.skips :]
-        instance = self.instance(top, skips)
+        top, context, features = self._encode(x)
+        skips = (features.keys, features.fine8, features.fine4)[-self.skips :]
+        instance = self.instance(self.instance.aspp(top), skips)
         return Prediction(
-            self.semantic_head(self.semantic(top, skips)),
+            self.semantic_head(self.semantic(context, skips)),
             self.centre_head(instance),
             self.offset_head(instance),
-            keys=f16,
+            features,
         )
+
+    def encode(self, x: Tensor) -> EncoderFeatures:
+        """The features of `forward`, without the decoders."""
+        return self._encode(x)[-1]
+
+    def _encode(self, x: Tensor) -> tuple[Tensor, Tensor, EncoderFeatures]:
+        """The backbone's last features, what the semantic ASPP makes of them, and the features that are given out."""
+        require_multiple(x, self.divisor)
+        f4, f8, f16, top = self.backbone(x)
+        context = self.semantic.aspp(top)
+        at16 = resize_like(context, f16) if self.divisor > KEY_STRIDE else context
+        return top, context, EncoderFeatures(f16, at16, f8, f4)

@@ -13,13 +13,16 @@ from torch import Tensor, nn
 from perception.training.networks.deeplab import LightASPP, conv_bn_relu, resize_like, separable
 from perception.training.networks.input_size import require_multiple
 from perception.training.networks.mobilenet import MobileNetV2
-from perception.training.networks.prediction import Prediction
+from perception.training.networks.prediction import EncoderFeatures, Prediction
 
 OFFSET_UNIT = 32.0  # [px] the offset head speaks in these, so that its weights need not grow to be heard
 
 
 class RealtimePanoptic(nn.Module):
-    """MobileNetV2 at output stride 16, semantic logits at 1/2, centres and offsets at 1/4, keys at 1/16.
+    """MobileNetV2 at output stride 16, semantic logits at 1/2, centres and offsets at 1/4, features.
+
+    The keys are the backbone's features before its last stage: what follows is trained to make two cars look alike,
+    and label propagation on DAVIS finds things again better by these than by the ASPP's output, which is the context.
 
     Args:
         classes: number of classes.
@@ -54,17 +57,25 @@ class RealtimePanoptic(nn.Module):
 
     def forward(self, x: Tensor) -> Prediction:
         """(n, 3, h, w) in [-1, 1], h and w divisible by 16."""
-        require_multiple(x, self.divisor)
-        f2, f4, f8, _, top = self.backbone.pyramid(x)
-        keys = self.aspp(top)
-        y8 = self.skip8(f8)
-        y8 = self.fuse8(torch.cat((resize_like(keys, y8), y8), 1))
-        skip4 = self.skip4(f4)
+        f2, features = self._encode(x)
+        y8 = self.skip8(features.fine8)
+        y8 = self.fuse8(torch.cat((resize_like(features.context, y8), y8), 1))
+        skip4 = self.skip4(features.fine4)
         y4 = self.fuse4(torch.cat((resize_like(y8, skip4), skip4), 1))
         instance = self.instance4(torch.cat((resize_like(self.instance8(y8), skip4), skip4), 1))
         auxiliary = self.auxiliary(y8) if self.training else None
         offset = OFFSET_UNIT * self.offset(instance)
-        return Prediction(self._semantic(y4, f2), self.centre(instance), offset, keys, auxiliary)
+        return Prediction(self._semantic(y4, f2), self.centre(instance), offset, features, auxiliary)
+
+    def encode(self, x: Tensor) -> EncoderFeatures:
+        """The features of `forward`, without the decoders."""
+        return self._encode(x)[1]
+
+    def _encode(self, x: Tensor) -> tuple[Tensor, EncoderFeatures]:
+        """The backbone's features at 1/2, which only a decoder reads, and those that are given out."""
+        require_multiple(x, self.divisor)
+        f2, f4, f8, f16, top = self.backbone.pyramid(x)
+        return f2, EncoderFeatures(f16, self.aspp(top), f8, f4)
 
     def _semantic(self, y4: Tensor, f2: Tensor) -> Tensor:
         """Logits at 1/4, enlarged, plus what the features at 1/2 say about borders and thin things."""
