@@ -41,7 +41,7 @@ class TrackingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     confirm_hits: Annotated[int, msgspec.Meta(ge=1, le=100)] = 3  # sightings until a track is confirmed
     lost_for_s: Annotated[float, msgspec.Meta(ge=0, le=60)] | None = None  # may a thing come back; iou 0.35, else 2.5
     continue_for_s: Annotated[float, msgspec.Meta(ge=0, le=60)] = 10.0  # a live run outlives restarts so long; 0: never
-    smooths: bool = True  # hold uncertain pixels of the class map to what they were; not of "iou"
+    smooths: bool = False  # smooth the class map over time, 3.5 ms a frame (docs/propagation.md); not of "iou"
 
 
 class CurveConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

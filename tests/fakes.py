@@ -77,6 +77,7 @@ class FakeCarrier:
 
     def __init__(self, slots: int = 32) -> None:
         self.slots = slots
+        self.cheap_slots = self.slots
         self.move_cells: tuple[int, int] = (0, 0)  # x, y, each frame
         self.presence = np.ones(slots, np.float32)
         self.kept: list[Kept] = []  # the last one

@@ -27,7 +27,7 @@ THING = (36, 28)  # height, width of each [mask px]
 
 
 def bench_propagator(settings: BenchSettings, figures: Figures, frames: int = 150) -> None:
-    """Things that walk in rows over a rendered street, seen by the network in every frame; `step` alone is timed."""
+    """Things in rows over a rendered street, seen by the network in every frame; `step` alone is timed."""
     launch = settings.launch()
     files = check_launch(launch).files
     model = build_model(files, launch, Stopwatch())
@@ -42,7 +42,7 @@ def bench_propagator(settings: BenchSettings, figures: Figures, frames: int = 15
             for count in COUNTS:
                 propagator = build_propagator(tracked, files, model.mask_size)
                 times = [
-                    _timed(propagator, picture, walking(model.mask_size, count, t, features), t)
+                    _timed(propagator, picture, standing(model.mask_size, count, features), t)
                     for t in range(WARM_UP + frames)
                 ]
                 figures.add_times("propagator", f"{kind}, {count} things", times[WARM_UP:])
@@ -57,15 +57,15 @@ def _timed(propagator: Propagator, picture: NDArray[np.uint8], seen: Panoptic, t
     return (time.perf_counter_ns() - start) / 1e6
 
 
-def walking(size: tuple[int, int], count: int, t: int, features: Features | None) -> Panoptic:
-    """`count` things in rows of eight, each a pixel further right than in the frame before."""
+def standing(size: tuple[int, int], count: int, features: Features | None) -> Panoptic:
+    """`count` things in rows of eight; they stand, as the picture that the features are of stands."""
     width, height = size
     h, w = THING
     labels, id_map = np.zeros((height, width), np.uint8), np.zeros((height, width), np.uint16)
     segments = []
     for k in range(count):
         row, column = divmod(k, 8)
-        y, x = 20 + row * (height - 40 - h) // 4, (10 + column * (width - 20) // 8 + t) % (width - w)
+        y, x = 20 + row * (height - 40 - h) // 4, 10 + column * (width - 20) // 8
         id_map[y : y + h, x : x + w] = k + 1
     for k in range(count):
         at = np.argwhere(id_map == k + 1)

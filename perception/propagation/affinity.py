@@ -62,7 +62,7 @@ class AffinityCarrier:
     """
 
     def __init__(self, slots: int = 32) -> None:
-        self.slots = slots
+        self.slots = self.cheap_slots = slots
         self.reset()
 
     def reset(self) -> None:

@@ -39,6 +39,7 @@ class Carrier(Protocol):
     """Carries the masks of up to `slots` things from frame to frame at a cost that hardly grows with their number."""
 
     slots: int
+    cheap_slots: int  # the first so many cost what one costs
 
     def carry(self, features: Features, stamp_ns: int) -> Carried:
         """The kept masks in the frame of now. Arrays are valid until the next call."""

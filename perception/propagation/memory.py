@@ -66,7 +66,7 @@ class MemoryCarrier:
         if set(self._shapes) != wanted or not set(OUTPUTS) <= {spec.name for spec in engine.outputs}:
             raise ModelError("the propagator's graph is not one of a memory reader; export it with this version")
         self._slots = self._shapes["active"][1]
-        self.slots = buckets * self._slots
+        self.slots, self.cheap_slots = buckets * self._slots, self._slots
         self._buckets = [self._fresh() for _ in range(buckets)]
         self._turn = _Turn()
         self._told = self._nothing_told()

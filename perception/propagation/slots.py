@@ -31,16 +31,25 @@ class SlotTable:
         return None
 
     def take_any(self, track: LiveTrack) -> int | None:
-        """A free slot, or that of the thing hidden longest, which keeps its pointer to be known again by."""
-        hidden = self._hidden()
-        if None not in self.owners and hidden:
+        """A free slot, or that of the thing hidden longest, which keeps its pointer to be known again by.
+
+        A hidden thing also yields before a slot is taken that would cost another call of the graph.
+        """
+        hidden = {
+            key: t for key, t in self._hidden().items() if key[1] < self.carrier.cheap_slots or not self._has_free
+        }
+        if None not in self.owners[: self.carrier.cheap_slots] and hidden:
             self.free(hidden[min(hidden)])
         return self.take(track)
 
     @property
+    def _has_free(self) -> bool:
+        return None in self.owners
+
+    @property
     def has_room(self) -> bool:
         """Whether `take_any` would find one."""
-        return None in self.owners or bool(self._hidden())
+        return self._has_free or bool(self._hidden())
 
     def _hidden(self) -> dict[tuple[int, int], LiveTrack]:
         """(since when [ns], slot) -> its track."""
