@@ -23,7 +23,7 @@ from perception.stopwatch import Stopwatch
 
 TILE = (640, 360)  # width, height [px]
 DOCS = Path(__file__).parent
-STAGES = ("1: DeepLabV3+, 480x360", "2: RealtimePanoptic, 640x352", "3: half a pixel")
+STAGES = ("1: DeepLabV3+, 480x360", "2: RealtimePanoptic, 640x352", "3: half a pixel", "4: all layers, half of val")
 CURVES = ("miou", "lane marking", "pedestrian", "car", "sign", "pole")
 SEEDS_AND_FRAMES = ((0, 300), (21, 150), (8, 210), (5, 90))
 

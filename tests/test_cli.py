@@ -49,7 +49,23 @@ def refused(result: tuple[int, str, str]) -> str:
 
 @pytest.mark.parametrize(
     "command",
-    ["run", "replay", "watch", "check", "keys", "doctor", "models", "bench", "render", "train", "evaluate", "export"],
+    [
+        "run",
+        "replay",
+        "watch",
+        "prompt",
+        "check",
+        "keys",
+        "doctor",
+        "models",
+        "bench",
+        "render",
+        "train",
+        "evaluate",
+        "export",
+        "train-memory",
+        "export-memory",
+    ],
 )
 def test_every_command_explains_itself(say, command):
     code, out, _ = say(command, "--help")

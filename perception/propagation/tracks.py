@@ -47,7 +47,7 @@ class LiveTrack:
 
 def expected_iou(score: float) -> float:
     """What IoU a seen mask of this score has with the truth; fitted, docs/propagation.md shows the calibration."""
-    return float(np.clip(0.35 + 0.55 * score, 0.0, 1.0))
+    return float(np.clip(0.95 * score, 0.0, 1.0))
 
 
 def as_class(segment: Segment, class_id: int) -> Segment:
