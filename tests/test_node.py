@@ -140,6 +140,9 @@ class Failing:
             raise ModelError(self.error)
         return self.model(image)
 
+    def features(self, image):
+        return None
+
     def close(self) -> None:
         self.model.close()
 
