@@ -72,7 +72,7 @@ class Coasting:
             quality = min(quality, track.quality)  # nothing was seen that could have made it better
         carriage.hidden_since_ns = None
         _show(track, *found, quality)
-        carriage.motion.see(track.segment.box_xyxy, self.stamp_ns)
+        carriage.locate(track.segment, self.stamp_ns)
         return True
 
     def _move_on(self, track: LiveTrack) -> bool:

@@ -101,7 +101,7 @@ class Meeting:
         share, look = self.roster.rules.pointer_share, met.looks[max(parts, key=lambda j: met.cells[j])]
         pointer = (1 - share) * carriage.pointer + share * look
         carriage.pointer = pointer / max(1e-6, float(np.linalg.norm(pointer)))
-        carriage.motion.see(segment.box_xyxy, stamp_ns)
+        carriage.locate(segment, stamp_ns)
         carriage.denied_since_ns = carriage.hidden_since_ns = None
         carriage.misses = 0
 

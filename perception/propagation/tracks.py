@@ -14,6 +14,8 @@ from perception.types import VOID, Segment, Track, TrackEvent, TrackState
 
 Box = tuple[int, int, int, int]
 FADED = 0.9  # of the expected IoU is left, each frame that a mask is only repeated or moved
+LEAST_WHOLE = 0.6  # of a thing's area that must show for its place to be believed
+WHOLE_KEPT = 0.97  # of the area remembered, each frame: things drive away, too
 _HIDDEN = (TrackState.OCCLUDED, TrackState.LOST)
 
 
@@ -64,6 +66,7 @@ class Carriage:
     votes: Counter[int]  # classes that the network gave it
     denied_since_ns: int | None = None  # the network looks and does not see what is carried [ns]
     hidden_since_ns: int | None = None
+    whole_px: float = 0.0  # area of the thing when nothing hid it, slowly forgotten
     misses: int = 0  # in a row, of a tentative track
     is_learnt: bool = False  # the memory has been told of it in its slot
     decided: int | None = None  # class that a person gave it
@@ -76,6 +79,12 @@ class Carriage:
     @property
     def class_id(self) -> int:
         return self.class_seen if self.decided is None else self.decided
+
+    def locate(self, segment: Segment, stamp_ns: int) -> None:
+        """Note where it is, unless what shows is a remnant: of that neither place nor size are the thing's."""
+        self.whole_px = max(float(segment.area_px), WHOLE_KEPT * self.whole_px)
+        if segment.area_px >= LEAST_WHOLE * self.whole_px:
+            self.motion.see(segment.box_xyxy, stamp_ns)
 
 
 @dataclass
