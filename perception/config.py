@@ -36,7 +36,7 @@ TrackingKind = Literal["auto", "iou", "affinity", "memory"]
 
 
 class TrackingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    kind: TrackingKind = "auto"  # auto: memory where the model has one, else iou
+    kind: TrackingKind = "auto"  # auto: memory where model and engine allow, else iou
     least_iou: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.3  # of "iou"
     confirm_hits: Annotated[int, msgspec.Meta(ge=1, le=100)] = 3  # sightings until a track is confirmed
     lost_for_s: Annotated[float, msgspec.Meta(ge=0, le=60)] | None = None  # may a thing come back; iou 0.35, else 2.5
