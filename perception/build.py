@@ -17,7 +17,7 @@ from perception.config import Launch
 from perception.continuity import About, CheckpointFile, Continuity, Numbers, digest, place
 from perception.control.answers import Answers
 from perception.control.server import ControlServer, open_control
-from perception.engines import EngineName, open_engine
+from perception.engines import EngineName, chosen, open_engine
 from perception.errors import ConfigError
 from perception.geometry import Camera, load_camera
 from perception.health import HealthReport, Pulse
@@ -155,7 +155,7 @@ def build_pipeline(model: SemanticModel | PanopticModel, checked: Checked, stopw
         ModelError: the engine can't run the encoder or the propagator.
     """
     launch = checked.launch
-    propagator = build_propagator(launch, checked.files, model.mask_size, model.engine.name)
+    propagator = build_propagator(launch, checked.files, model.mask_size)
     if propagator.needs_features and isinstance(model, PanopticModel):
         give_features(model, checked.files, launch)
     return Pipeline(model, propagator, launch.model.network_every, stopwatch)
@@ -188,15 +188,13 @@ def open_model(
             return PanopticModel(files, opened, stopwatch)
 
 
-def build_propagator(
-    launch: Launch, files: ModelFiles, mask_size: tuple[int, int], engine_name: str = ""
-) -> Propagator:
-    """The propagator that a launch file names, for masks of this size, beside a network on the engine named.
+def build_propagator(launch: Launch, files: ModelFiles, mask_size: tuple[int, int]) -> Propagator:
+    """The propagator that a launch file names, for masks of this size.
 
     Raises:
         ConfigError: the model lacks what it needs. ModelError: the engine can't run its graph.
     """
-    tracking, kind = launch.tracking, tracking_kind(launch, files, engine_name)
+    tracking, kind = launch.tracking, tracking_kind(launch, files)
     lost_for_s = LOST_FOR_S[kind] if tracking.lost_for_s is None else tracking.lost_for_s
     life = LifeCycle(tracking.confirm_hits, round(lost_for_s * 1e9))
     table = files.card.class_table()
@@ -212,12 +210,12 @@ def build_propagator(
             return FusedPropagator(mask_size, life, MemoryCarrier(engine), *smoothed)
 
 
-def tracking_kind(launch: Launch, files: ModelFiles, engine_name: str = "") -> Literal["iou", "affinity", "memory"]:
+def tracking_kind(launch: Launch, files: ModelFiles) -> Literal["iou", "affinity", "memory"]:
     """What "auto" means for this model; raises ConfigError where the model lacks what a kind needs."""
     card, kind, skips = files.card, launch.tracking.kind, launch.model.network_every > 1
     if kind == "auto":
         # beside ONNX Runtime on a CPU the memory would take the frame rate from 28 to 18 (docs/propagation.md)
-        is_slow = engine_name.startswith("onnxruntime")
+        is_slow = chosen(launch.model.engine) == "onnxruntime"
         return "memory" if card.propagator and (card.encoder or not skips) and not is_slow else "iou"
     if kind == "iou":
         return kind

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from perception import cli
 from perception.cli.evaluate import clip_launch
-from perception.drives.rendered import RenderedDrive, write_clips
+from perception.drives.rendered import CLASS_NAMES, RenderedDrive, write_clips
 from perception.errors import ConfigError, PromptError
 from perception.evaluation.classes import scored_classes
 from perception.evaluation.clips import clips_of, open_clips
@@ -34,6 +34,7 @@ from perception.types import (
     Validity,
 )
 from tests.fakes import tiny_model
+from tests.test_cli import refused
 
 SKY, ROAD, PERSON = 0, 1, 2
 NAMES = ("sky", "road", "person")
@@ -89,14 +90,6 @@ def say(monkeypatch, capfd):
         return code, out, err
 
     return run
-
-
-def refused(result: tuple[int, str, str]) -> str:
-    code, _, err = result
-    lines = [line for line in err.splitlines() if line.startswith("perception: ")]
-    assert (code, len(lines)) == (2, 1), err
-    assert "Traceback" not in err
-    return lines[0]
 
 
 def evaluate(data: Path, model: Path, keep: Path | None = None, every: int = 1, **wishes) -> dict:
@@ -466,23 +459,7 @@ def test_rendered_clips_keep_ids_and_say_what_is_hidden(tmp_path, say):
         *("--width", 160, "--height", 90),
     )
     assert code == 0, err
-    names = scored_classes(
-        (
-            "sky",
-            "building",
-            "pole",
-            "road",
-            "sidewalk",
-            "tree",
-            "sign",
-            "fence",
-            "car",
-            "pedestrian",
-            "bicyclist",
-            "lane marking",
-        ),
-        {"car", "pedestrian", "bicyclist"},
-    )
+    names = scored_classes(CLASS_NAMES, {"car", "pedestrian", "bicyclist"})
     found = open_clips(tmp_path, names, None)
     assert (found.fps, {clip: len(frames) for clip, frames in found.clips.items()}) == (10, {"000700": 5})
     truths = [found.read("000700", name) for name in found.clips["000700"]]

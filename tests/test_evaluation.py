@@ -22,6 +22,7 @@ from perception.evaluation.stored import About, read_prediction, write_about, wr
 from perception.evaluation.truth import LabelFolder
 from perception.types import Panoptic, Segment
 from tests.fakes import tiny_model
+from tests.test_cli import refused
 
 pytest.importorskip("pycocotools", reason="pycocotools is not installed")
 
@@ -84,14 +85,6 @@ def evaluate(data: Path, model: Path, keep: Path | None = None, **wishes) -> dic
         return evaluate_command(data, predictor, keep, Wishes(**wishes), lambda *_: None)
     finally:
         predictor.model.close()
-
-
-def refused(result: tuple[int, str, str]) -> str:
-    code, _, err = result
-    lines = [line for line in err.splitlines() if line.startswith("perception: ")]
-    assert (code, len(lines)) == (2, 1), err
-    assert "Traceback" not in err
-    return lines[0]
 
 
 def test_a_perfect_network_scores_one_everywhere(data, model):

@@ -11,16 +11,20 @@ from perception.protocols import Engine
 EngineName = Literal["auto", "onnxruntime", "openvino"]
 
 
+def chosen(name: EngineName) -> Literal["onnxruntime", "openvino"]:
+    """What "auto" means on this machine: OpenVINO where it is installed, ONNX Runtime elsewhere."""
+    if name != "auto":
+        return name
+    return "openvino" if importlib.util.find_spec("openvino") else "onnxruntime"
+
+
 def open_engine(graph: Path, name: EngineName = "auto", threads: int = 0) -> Engine:
-    """Load a graph. "auto" takes OpenVINO where it is installed and ONNX Runtime elsewhere.
+    """Load a graph.
 
     Raises:
         ModelError: the engine is missing or can't run the graph.
     """
-    match name:
-        case "auto":
-            best = "openvino" if importlib.util.find_spec("openvino") else "onnxruntime"
-            return open_engine(graph, best, threads)
+    match chosen(name):
         case "openvino":
             from perception.engines.openvino import OpenVinoEngine
 
