@@ -36,3 +36,4 @@ class Pipeline:
 
     def close(self) -> None:
         self.model.close()
+        self.propagator.close()

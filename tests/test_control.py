@@ -83,6 +83,9 @@ class Following:
         self._alive(track_id)
         self.classes[track_id] = class_id
 
+    def close(self) -> None:
+        pass
+
     def reset(self) -> None:
         self.classes.clear()
 

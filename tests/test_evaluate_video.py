@@ -284,6 +284,9 @@ class FollowPrompts:
     def relabel(self, track_id: int, class_id: int) -> None:
         raise PromptError("not here")
 
+    def close(self) -> None:
+        pass
+
     def reset(self) -> None:
         self.masks = {}
 

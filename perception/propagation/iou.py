@@ -61,6 +61,9 @@ class IouPropagator:
     def relabel(self, track_id: int, class_id: int) -> None:
         raise PromptError(_NO_PROMPTS)
 
+    def close(self) -> None:
+        """Nothing to release."""
+
     def reset(self) -> None:
         self.life.end_all("reset", self._stamp_ns or 0)
         self._visible = []
