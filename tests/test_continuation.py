@@ -646,8 +646,7 @@ def test_a_killed_node_goes_on_and_a_late_one_begins_anew(tmp_path, monkeypatch)
         (tmp_path / "socket").mkdir(mode=0o700)
         with node(first) as process:
             before = heard.until_confirmed()
-            state = next(iter((tmp_path / "state" / "perception").glob("front-*.run")))
-            until(lambda: len(decode(state.read_bytes()).identities.tracks) == 2)
+            until(lambda: confirmed_in(tmp_path / "state" / "perception") == 2)  # a thread writes: it may be late
             process.kill()
             process.wait(10)
         while heard.socket.poll(50):
@@ -670,6 +669,11 @@ def test_a_killed_node_goes_on_and_a_late_one_begins_anew(tmp_path, monkeypatch)
         assert {row.id for row in fresh.header.tracks} == {1, 2}
     finally:
         context.destroy(0)
+
+
+def confirmed_in(folder: Path) -> int:
+    files = [decode(path.read_bytes()) for path in folder.glob("front-*.run")]
+    return sum(track.state is TrackState.CONFIRMED for file in files for track in file.identities.tracks)
 
 
 def check_seqs(messages: list[wire.Message]) -> None:
