@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from perception.errors import PerceptionError
+from perception.machine import cores
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +38,8 @@ def examine(port: int = 5601) -> Iterator[Finding]:
 
 
 def _machine() -> Iterator[Finding]:
-    cores = len(os.sched_getaffinity(0))
-    what = f"Python {platform.python_version()}, {platform.machine()}, {cores} cores"
-    if cores < 2:
+    what = f"Python {platform.python_version()}, {platform.machine()}, {cores()} cores"
+    if cores() < 2:
         yield Finding("machine", "note", what, "one core: expect half the frame rate; set model.network_every = 2")
     else:
         yield Finding("machine", "ok", what)

@@ -15,9 +15,9 @@ from perception.cli.export import export as export_command  # noqa: E402
 from perception.drives.rendered import CLASS_NAMES, write_training_frames  # noqa: E402
 from perception.engines import open_engine  # noqa: E402
 from perception.errors import ConfigError, ModelError  # noqa: E402
+from perception.images import load_image  # noqa: E402
 from perception.models.card import find  # noqa: E402
 from perception.models.panoptic import PanopticModel  # noqa: E402
-from perception.sources.images import load_image  # noqa: E402
 from perception.training.checkpoint import AVERAGED, About, load_network, save_checkpoint  # noqa: E402
 from perception.training.export import ExportSettings, Report, export, in_pytorch, wrapped  # noqa: E402
 from perception.training.networks import NetworkConfig, build_network  # noqa: E402

@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent / "perception"
 
-NOUNS = {"types", "labels", "protocols", "errors", "strict_toml", "stopwatch", "clock", "opencv"}
+NOUNS = {"types", "labels", "protocols", "errors", "strict_toml", "stopwatch", "clock", "opencv", "images"}
 ALLOWED: dict[str, set[str]] = {
     "types": set(),
     "errors": set(),
@@ -17,6 +17,8 @@ ALLOWED: dict[str, set[str]] = {
     "opencv": set(),
     "stopwatch": set(),
     "supervision": set(),
+    "machine": set(),
+    "images": {"errors", "opencv"},
     "labels": {"errors"},
     "protocols": {"types"},
     "strict_toml": {"errors"},
@@ -30,28 +32,34 @@ ALLOWED: dict[str, set[str]] = {
     "engines": NOUNS,
     "models": NOUNS | {"engines"},
     "propagation": NOUNS,
-    "sinks": NOUNS | {"wire", "drives", "keys"},
+    "sinks": NOUNS | {"wire", "drives", "keys", "geometry"},
     "continuity": NOUNS | {"propagation"},
     "health": NOUNS | {"wire"},
     "control": NOUNS | {"wire", "keys", "sinks", "propagation"},
     "pipeline": NOUNS,
-    "node": NOUNS | {"health", "pipeline", "sinks", "control", "continuity", "supervision"},
+    "logbook": NOUNS | {"wire", "drives", "propagation", "sinks", "pipeline"},
+    "switches": NOUNS | {"propagation"},
+    "node": NOUNS | {"health", "pipeline", "sinks", "control", "continuity", "supervision", "logbook"},
     "watch": NOUNS | {"client", "wire", "sinks"},
+    "conversion": NOUNS | {"config", "wire", "drives", "sources", "sinks"},
 }
-EVERYTHING = {*ALLOWED, "build", "runner", "display", "doctor", "bench", "evaluation", "training", "cli"}
-ALLOWED["build"] = EVERYTHING - {"runner", "display", "doctor", "bench", "evaluation", "training", "cli"}
+ALLOWED["build"] = {*ALLOWED, "machine"}
 ALLOWED["runner"] = ALLOWED["display"] = ALLOWED["doctor"] = ALLOWED["build"] | {"build"}
-ALLOWED["bench"] = ALLOWED["build"] | {"build"}
 ALLOWED["evaluation"] = ALLOWED["build"] | {"build"}
+ALLOWED["replay"] = ALLOWED["build"] | {"build"}
+ALLOWED["bench"] = ALLOWED["build"] | {"build", "replay"}
+ALLOWED["compare"] = NOUNS | {"wire", "drives", "sinks", "replay", "evaluation"}
+ALLOWED["fleet"] = ALLOWED["replay"] | {"replay", "compare"}
+ALLOWED["pytest_plugin"] = {"fleet", "compare", "config", "errors"}
 ALLOWED["training"] = ALLOWED["evaluation"] | {"evaluation"}
-ALLOWED["cli"] = EVERYTHING
+ALLOWED["cli"] = {*ALLOWED}
 THIRD_PARTY = {
     "torch": {"training"},
     "openvino": {"engines"},
     "onnxruntime": {"engines", "training"},
     "zmq": {"sinks", "client", "keys", "watch", "control"},
 }
-THIRD_PARTY |= {"av": {"sources"}, "typer": {"cli"}}
+THIRD_PARTY |= {"ray": {"fleet"}, "av": {"sources", "conversion"}, "typer": {"cli"}}
 
 
 def imports_of(path: Path) -> set[str]:

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from perception.errors import SourceError
+from perception.images import decode_image, image_size, load_image
 from perception.opencv import cv2
-from perception.sources.images import decode_image, image_size, load_image
 from tests.source_fakes import picture
 
 
@@ -84,7 +84,8 @@ def test_a_bomb_costs_no_memory(tmp_path: Path) -> None:
         paths.append(str(tmp_path / f"{kind}.mp4"))
     program = (
         "import resource, sys\n"
-        "from perception.sources import folder, images, video\n"
+        "from perception import images\n"
+        "from perception.sources import folder, video\n"
         "from perception.sources.url import open_source\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "for path in sys.argv[1:]:\n"

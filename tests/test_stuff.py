@@ -186,9 +186,9 @@ def test_it_is_deterministic_after_a_reset():
 def test_on_a_real_clip_flicker_falls_by_a_tenth_and_miou_does_not():
     """24 frames of the clip's second half; the whole of it is in docs/propagation.md."""
     from perception.build import open_model
+    from perception.images import load_image
     from perception.models.card import find
     from perception.opencv import cv2
-    from perception.sources.images import load_image
 
     model = open_model(find("road"), "auto", 1)
     smooth = StuffSmoother(model.mask_size, 12, model.things)

@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from perception import __version__
+from perception.machine import cores, cpu_name
 from perception.stopwatch import percentile
 
 
@@ -50,16 +51,6 @@ class Figures:
 
 def conditions(**more: str) -> dict[str, str]:
     """The machine and the version, and what the caller adds."""
-    cores = len(os.sched_getaffinity(0))
-    machine = f"{_cpu_name()}, {cores} cores, {platform.system()} {platform.machine()}"
+    machine = f"{cpu_name()}, {cores()} cores, {platform.system()} {platform.machine()}"
     load = f"load {os.getloadavg()[0]:.1f}"
     return {"version": f"perception {__version__}", "machine": machine, "load": load, **more}
-
-
-def _cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or "unknown CPU"
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or "unknown CPU"

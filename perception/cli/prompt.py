@@ -89,7 +89,7 @@ def _numbers(text: str, name: str, form: str) -> Any:
 
 
 def _read_mask(path: Path) -> NDArray[np.bool_]:
-    from perception.sources.images import load_image
+    from perception.images import load_image
 
     return load_image(path).max(axis=2) >= 128
 

@@ -47,6 +47,12 @@ class BoundaryF:
                 self._match(0, int(c), p & counts, t)
                 self._match(1, int(c), t & counts, p)
 
+    def add_same(self, labels: NDArray[np.uint8]) -> None:
+        """Count one image whose prediction is its truth, without IGNORE: every boundary pixel is met."""
+        met = np.bincount(labels[_boundaries(labels)], minlength=self.classes)[: self.classes]
+        self.counted += met
+        self.matched += met
+
     def f(self) -> NDArray[np.float64]:
         """(tolerances, classes)."""
         precision, recall = self.matched / np.maximum(self.counted, 1)[:, None]
@@ -56,11 +62,23 @@ class BoundaryF:
 
     def _match(self, side: int, c: int, pixels: NDArray[np.bool_], targets: NDArray[np.bool_]) -> None:
         self.counted[side, c] += int(pixels.sum())
-        if not targets.any():
+        apart = pixels & ~targets
+        self.matched[side, :, c] += int(pixels.sum() - apart.sum())  # those on a target need no distance
+        if not apart.any():
             return
-        distance = cv2.distanceTransform((~targets).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[pixels]
+        near = _around(apart, max(self.tolerances) + 1)  # further away nothing is matched
+        if not targets[near].any():
+            return
+        ways = cv2.distanceTransform((~targets[near]).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+        distance = ways[apart[near]]
         for k, tolerance in enumerate(self.tolerances):
             self.matched[side, k, c] += int((distance <= tolerance + 1e-3).sum())  # distances are float32 roots
+
+
+def _around(pixels: NDArray[np.bool_], margin: int) -> tuple[slice, slice]:
+    """Rows and columns that hold all the pixels, of which there are some, and `margin` more on each side."""
+    rows, columns = (np.flatnonzero(pixels.any(axis)) for axis in (1, 0))
+    return tuple(slice(max(0, int(k[0]) - margin), int(k[-1]) + margin + 1) for k in (rows, columns))  # type: ignore[return-value]
 
 
 def _boundaries(labels: NDArray[np.uint8], unknown: int | None = IGNORE) -> NDArray[np.bool_]:

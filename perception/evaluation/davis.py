@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from perception.errors import ConfigError
 from perception.evaluation.segments import OTHER, SegmentMap
 from perception.evaluation.truth import Truth, names_in
+from perception.images import SUFFIXES
 from perception.opencv import cv2
-from perception.sources.images import SUFFIXES
 from perception.types import VOID
 
 _VOID_COLOUR = (224 << 16) | (224 << 8) | 192  # of DAVIS' palette, index 255

@@ -14,8 +14,8 @@ from perception.build import open_model
 from perception.engines import EngineName
 from perception.errors import ConfigError
 from perception.evaluation.stored import ABOUT, About, write_about, write_prediction
+from perception.images import load_image
 from perception.models.card import ModelFiles, find
-from perception.sources.images import load_image
 from perception.types import Panoptic
 
 Progress = Callable[[int, int], None]

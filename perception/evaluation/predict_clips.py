@@ -19,11 +19,11 @@ from perception.evaluation.given import GivenFirst, given_masks
 from perception.evaluation.predict import Model as Seeing
 from perception.evaluation.predict import Predictor, Progress
 from perception.evaluation.stored import ABOUT, write_about, write_tracks
+from perception.images import load_image
 from perception.models.card import ModelFiles
 from perception.models.panoptic import PanopticModel
 from perception.pipeline import Pipeline
 from perception.protocols import Model, Propagator
-from perception.sources.images import load_image
 from perception.types import VOID, Features, Frame, Prompt, Scene, Track, TrackState
 
 

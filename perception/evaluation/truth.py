@@ -15,7 +15,7 @@ from perception.evaluation.classes import ScoredClasses
 from perception.evaluation.segmentation import IGNORE
 from perception.evaluation.segments import SegmentMap, true_segments
 from perception.evaluation.stored import read_plane, require_size
-from perception.sources.images import SUFFIXES
+from perception.images import SUFFIXES
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
-Image = NDArray[np.uint8]
-"""(h, w, 3) RGB, uint8, C-contiguous, its memory never used again by whoever made it."""
+from perception.images import Image
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -20,6 +16,7 @@ class Shot:
     image: Image | None  # None: broken
     stamp_ns: int  # live: host's monotonic clock; recorded: since the start of the drive [ns]
     index: int = 0  # recorded: position in the drive, broken ones counted
+    encoded: Callable[[], bytes] = bytes  # recorded: reads the picture as it is stored; b"" where it is no file
 
 
 class Device(Protocol):
@@ -46,8 +43,11 @@ class Reader(Protocol):
     @property
     def fps(self) -> float: ...  # nominal; 0 when unknown
 
-    def shots(self) -> Iterator[Shot]:
-        """One pass over all shots in order, stamps strictly rising from 0. Raises SourceError when it can't go on."""
+    def shots(self, begin_ns: int = 0) -> Iterator[Shot]:
+        """One pass over all shots in order, stamps strictly rising from 0. Raises SourceError when it can't go on.
+
+        Shots stamped before `begin_ns` may come without their image, or not at all; the others are not changed.
+        """
         ...
 
     def identity(self) -> str:

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perception.errors import ConfigError, SourceError
+from perception.images import SUFFIXES, load_image
 from perception.opencv import cv2
-from perception.sources.images import SUFFIXES, load_image
 from perception.training.config import CLASSES, DataConfig, ValidationConfig
 from perception.training.instances import clean_components, without_instances
 from perception.training.label_set import IGNORE, Codes, read_label_set, unlisted

@@ -16,10 +16,10 @@ from perception.errors import ModelError
 from perception.evaluation.classes import scored_classes
 from perception.evaluation.segmentation import Confusion
 from perception.evaluation.truth import LabelFolder, pictures_of
+from perception.images import load_image
 from perception.models.graph import scaled
 from perception.opencv import cv2
 from perception.protocols import Engine
-from perception.sources.images import load_image
 from perception.training.pictures import evenly_spaced
 
 # In float32 only pixels whose two best logits differ by rounding may change class: below 0.05 % of trained networks'

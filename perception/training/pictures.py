@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from perception.errors import ConfigError
-from perception.sources.images import SUFFIXES
+from perception.images import SUFFIXES
 
 
 def evenly_spaced(folders: Sequence[Path], most: int, purpose: str) -> list[Path]:

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
+from perception.images import load_image
 from perception.models.graph import scaled
-from perception.sources.images import load_image
 from perception.training.pictures import evenly_spaced
 
 MOST_PICTURES = 100

@@ -6,10 +6,13 @@ import struct
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from perception.errors import SourceError
 from perception.opencv import MAX_PIXELS, cv2
-from perception.sources.shots import Image
+
+Image = NDArray[np.uint8]
+"""(h, w, 3) RGB, uint8, C-contiguous, its memory never used again by whoever made it."""
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
 """File names that count as pictures, in lower case."""
