@@ -37,3 +37,11 @@ class WireError(PerceptionError):
 
 class EndpointError(PerceptionError):
     """An endpoint can't be bound or connected: taken by another node, not allowed, or malformed."""
+
+
+class RecordingError(PerceptionError):
+    """A recording can't be read, written or followed: damaged, of another kind or version, or not complete."""
+
+
+class SnapshotError(PerceptionError):
+    """A propagator's state can't be kept or taken up: damaged, of another version, kind, model or setting."""

@@ -37,7 +37,7 @@ Array = NDArray[np.float32]
 class _Remembered:
     """A frame with a border of RADIUS empty cells, so that every window lies within."""
 
-    features: Array  # (h/8 + 2 RADIUS, w/8 + 2 RADIUS, d) of unit length
+    features: Array  # (h/8 + 2 RADIUS, w/8 + 2 RADIUS, d) of unit length, read-only
     labels: Array  # (slots, h/8 + 2 RADIUS, w/8 + 2 RADIUS, SUB²)
     known: NDArray[np.bool_]  # (slots,) followed already; of other things the frame says nothing
     is_good: bool
@@ -47,7 +47,7 @@ class _Remembered:
 class _Key:
     """A thing and its surroundings in the frame that showed it best."""
 
-    features: Array  # (n, d)
+    features: Array  # (n, d), read-only
     labels: Array  # (slots, n, SUB²)
     is_pinned: bool
 
@@ -136,7 +136,7 @@ class AffinityCarrier:
         if self._recent and not self._recent[-1].is_good:
             self._recent.pop()
         labels = np.zeros((self.slots, h + 2 * RADIUS, w + 2 * RADIUS, SUB * SUB), np.float32)
-        frame = _Remembered(_bordered(self._now), labels, kept.active.copy(), kept.is_good)
+        frame = _Remembered(_fixed(_bordered(self._now)), labels, kept.active.copy(), kept.is_good)
         self._recent.append(frame)
         self._seen_ns = kept.seen_ns.copy()
         for slot in map(int, np.flatnonzero(kept.active)):
@@ -173,7 +173,7 @@ def _key_of(frame: _Remembered, slot: int, is_pinned: bool) -> _Key | None:
     if not is_thing.any():
         return None
     around = _within(is_thing, RING)
-    return _Key(frame.features[_INNER][around], frame.labels[(slice(None), *_INNER)][:, around], is_pinned)
+    return _Key(_fixed(frame.features[_INNER][around]), frame.labels[(slice(None), *_INNER)][:, around], is_pinned)
 
 
 def _expected_iou(mask: Array, age_s: float) -> float:
@@ -212,6 +212,12 @@ def _unit(x: Array, axis: int) -> Array:
 
 def _channels_last(x: Array) -> Array:
     return np.ascontiguousarray(x.transpose(1, 2, 0))
+
+
+def _fixed(x: Array) -> Array:
+    """The array itself, read-only: a snapshot need not copy it."""
+    x.setflags(write=False)
+    return x
 
 
 def _bordered(x: Array) -> Array:

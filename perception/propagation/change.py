@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -29,6 +32,18 @@ _SAMPLE = 40  # [rows] a frozen camera repeats every pixel, its noise included; 
 _ROWS = 5 * THUMBNAIL[1]  # more are not looked at for a thumbnail
 
 
+@dataclass(frozen=True, slots=True)
+class Fingerprint:
+    """What a snapshot keeps of a picture: enough to tell whether the next one is the very same."""
+
+    shape: tuple[int, ...]
+    sha256: bytes
+
+
+def fingerprint(image: NDArray[np.uint8]) -> Fingerprint:
+    return Fingerprint(image.shape, hashlib.sha256(np.ascontiguousarray(image).data).digest())
+
+
 class SceneChange:
     """Looks at each frame once, in order.
 
@@ -39,7 +54,7 @@ class SceneChange:
     def __init__(self, longest_step_ns: int = 2_000_000_000) -> None:
         self.longest_step_ns = longest_step_ns
         self.stamp_ns: int | None = None
-        self._image: NDArray[np.uint8] | None = None
+        self._image: NDArray[np.uint8] | Fingerprint | None = None
         self._thumbnail: NDArray[np.float32] | None = None
         self._same_since_ns: int | None = None
 
@@ -114,5 +129,7 @@ def _block_unlikeness(
     return 1 - float(np.median(found)) if len(found) >= _LEAST_BLOCKS else 0.0
 
 
-def _is_same(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> bool:
+def _is_same(a: NDArray[np.uint8], b: NDArray[np.uint8] | Fingerprint) -> bool:
+    if isinstance(b, Fingerprint):
+        return a.shape == b.shape and fingerprint(a) == b
     return a.shape == b.shape and np.array_equal(a[::_SAMPLE], b[::_SAMPLE]) and np.array_equal(a, b)

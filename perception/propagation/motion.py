@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,11 +38,12 @@ class BoxMotion:
 
     box_xyxy: Four
     stamp_ns: int
+    _place: Four = field(init=False)
+    _velocity: Four = field(init=False, default=(0.0, 0.0, 0.0, 0.0))
+    _hits: int = field(init=False, default=1)
 
     def __post_init__(self) -> None:
         self._place = _centred(self.box_xyxy)
-        self._velocity: Four = (0.0, 0.0, 0.0, 0.0)
-        self._hits = 1
 
     def at(self, stamp_ns: int) -> Four:
         """The box that is expected then [px]."""

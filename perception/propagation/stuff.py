@@ -126,6 +126,8 @@ class StuffSmoother:
         self._first = classes // 4 * (4 * count) + classes % 4  # of each class in planes of four
         self._places = 4 * np.arange(count, dtype=np.int32)
         self._held_ms = np.zeros(shape, np.uint16)  # since when a pixel keeps its class against the network's word
+        self._evidence = np.zeros((-(-self._classes // 4), *self._cells, 4), np.uint8)  # as `_said` makes it
+        self._grey_cells, self._look = np.zeros(self._cells, np.uint8), np.zeros(shape, np.uint8)  # of the last frame
 
     def _motion(self, cells: NDArray[np.uint8], step_ns: int) -> _Motion | None:
         """None where this frame has nothing to do with the last one, or there is none."""
