@@ -175,9 +175,15 @@ def load_camera(path: str | Path) -> Camera:
     """Read `calibration/<name>.toml`; raises ConfigError that names the file, the key and what was expected."""
     try:
         data = Path(path).read_bytes()
-        file = msgspec.toml.decode(data, type=_File)
     except OSError as error:
         raise ConfigError(f"{path}: can't be read ({error.strerror}); name a calibration file that exists") from None
+    return parse_camera(data, path)
+
+
+def parse_camera(data: str | bytes, path: str | Path) -> Camera:
+    """The camera that a calibration file describes; raises ConfigError that names `path`, the key and the rule."""
+    try:
+        file = msgspec.toml.decode(data, type=_File)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: {' '.join(str(error).split())}; see calibration/README.md") from None
     numbers = (file.lens.fx, file.lens.fy, file.lens.cx, file.lens.cy, *file.lens.distortion, *file.mount.position)

@@ -1,0 +1,98 @@
+"""Messages of a recording copied into a new MCAP file as they are, those of other writers too."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from types import TracebackType
+
+import lz4.frame  # noqa: F401  # mcap falls back to no compression, silently, without it
+import msgspec
+from mcap.writer import CompressionType, Writer
+
+from perception.drives.index import OURS, FileIndex
+from perception.drives.layout import ABOUT, CERTIFICATE, About, Certificate, Record, to_metadata
+from perception.drives.recording import Recording
+from perception.errors import RecordingError
+
+_PART = ".part"
+
+
+class CopyWriter:
+    """Writes an MCAP file with the schemas, channels and messages of others, one chunk a log time.
+
+    A context manager: the file has its name once `finish` was called, and is not there where that did not happen.
+
+    Args:
+        path: of the new file; what is there is replaced at the end.
+        like: whose profile, and whose metadata of other writers, it gets.
+        about: what it says of itself; None for a file that perception did not write.
+
+    Raises:
+        RecordingError: it can't be made or written.
+    """
+
+    def __init__(self, path: Path, like: FileIndex, about: About | None) -> None:
+        self.path, self._part = path, path.with_name(path.name + _PART)
+        self._channels: dict[str, int] = {}
+        self._schemas: dict[bytes, int] = {}
+        self._log_ns: int | None = None
+        try:
+            self._file = self._part.open("wb")
+        except OSError as error:
+            raise RecordingError(f"{self._part}: {(error.strerror or '').lower()}") from None
+        self._writer = Writer(self._file, compression=CompressionType.LZ4)
+        library = OURS if about else like.header.library if like.header.library != OURS else f"{OURS} (copied)"
+        self._writer.start(like.header.profile, library)
+        if about:
+            self._writer.add_metadata(ABOUT, to_metadata(about))
+        for name, texts in like.metadata.items():
+            self._writer.add_metadata(name, texts)
+
+    def write(self, record: Record, source: Recording) -> None:
+        """Copy a message of `source`."""
+        if record.log_ns != self._log_ns:
+            self._writer.flush()
+            self._log_ns = record.log_ns
+        if record.topic not in self._channels:
+            self._channels[record.topic] = self._register(record.topic, source)
+        number = self._channels[record.topic]
+        self._writer.add_message(number, record.log_ns, record.data, record.publish_ns, record.sequence)
+
+    def finish(self, note: tuple[str, msgspec.Struct] | None = None, certificate: Certificate | None = None) -> None:
+        """Close the file, sync it, and give it its name.
+
+        Args:
+            note: name and row of a metadata record that says what this copy is.
+            certificate: what it should hold.
+        """
+        self._writer.flush()
+        if note:
+            self._writer.add_metadata(note[0], to_metadata(note[1]))
+        if certificate:
+            self._writer.add_metadata(CERTIFICATE, to_metadata(certificate))
+        self._writer.finish()
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        self._part.replace(self.path)
+
+    def __enter__(self) -> CopyWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if not self._file.closed:
+            self._file.close()
+            self._part.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise RecordingError(f"{self.path}: {(error.strerror or '').lower()}") from None
+
+    def _register(self, topic: str, source: Recording) -> int:
+        channel, schema = source.definition(topic)
+        number = 0
+        if schema:
+            key = msgspec.msgpack.encode((schema.name, schema.encoding, schema.data))
+            if key not in self._schemas:
+                self._schemas[key] = self._writer.register_schema(schema.name, schema.encoding, schema.data)
+            number = self._schemas[key]
+        return self._writer.register_channel(topic, channel.message_encoding, number, channel.metadata)
