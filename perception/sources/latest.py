@@ -25,14 +25,19 @@ class Latest(Generic[T]):
         self._error: BaseException | None = None
         self.dropped = 0
 
-    def put(self, item: T) -> None:
-        """Offer an item. It replaces one that was not taken; after `close` it is dropped. Never blocks for long."""
+    def put(self, item: T) -> T | None:
+        """Offer an item. It replaces one that was not taken; after `close` it is dropped. Never blocks for long.
+
+        Gives back what is dropped, None where nothing is.
+        """
         with self._changed:
-            if self._closed or self._item is not None:
+            if self._closed:
                 self.dropped += 1
-            if not self._closed:
-                self._item = item
-                self._changed.notify()
+                return item
+            dropped, self._item = self._item, item
+            self.dropped += dropped is not None
+            self._changed.notify()
+        return dropped
 
     def take(self, timeout_s: float | None = None) -> T | None:
         """The newest item, waited for at most `timeout_s`; None once closed and empty.

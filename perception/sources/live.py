@@ -13,7 +13,7 @@ import numpy as np
 
 from perception.clock import boot_id
 from perception.errors import SourceError
-from perception.protocols import SourceInfo, SourceStatus
+from perception.protocols import CaptureListener, SourceInfo, SourceStatus
 from perception.sources.latest import Latest
 from perception.sources.redact import one_line, shown
 from perception.sources.shots import Device, Shot
@@ -42,7 +42,12 @@ class LiveSource:
 
     Stamps are on the host's monotonic clock and strictly rising. `seq` counts what was captured, so that a gap is
     what was dropped or broken. The iteration blocks until a frame comes and ends only by `close`.
+
+    Attributes:
+        listener: is told of every captured frame; to be set before the iteration begins.
     """
+
+    listener: CaptureListener | None = None
 
     def __init__(
         self, open_device: Callable[[Stop], Device], *, camera: str, url: str, timing: LiveTiming | None = None
@@ -145,7 +150,7 @@ class LiveSource:
         image = shot.image
         size = None if image is None or not _is_rgb(image) else (image.shape[1], image.shape[0])
         if image is None or size is None or self._size not in (None, size):
-            self._count_broken(size)
+            self._count_broken(size, shot.stamp_ns)
             return
         if self._size is None:
             self._size = size
@@ -153,14 +158,24 @@ class LiveSource:
         self._broken_in_a_row = 0
         self._stamp_ns = max(shot.stamp_ns, self._stamp_ns + 1)
         self._heard_ns = time.monotonic_ns()
-        self._latest.put(Frame(self._captured - 1, self._stamp_ns, self._camera, image))
+        self._hand_over(Frame(self._captured - 1, self._stamp_ns, self._camera, image))
         self._recover()
 
-    def _count_broken(self, size: tuple[int, int] | None) -> None:
+    def _hand_over(self, frame: Frame) -> None:
+        listener = self.listener
+        if listener:
+            frame = listener.captured(frame, time.monotonic_ns())
+        dropped = self._latest.put(frame)
+        if listener and dropped:
+            listener.dropped(dropped, "closing" if dropped is frame else "a newer frame came before it was taken")
+
+    def _count_broken(self, size: tuple[int, int] | None, stamp_ns: int) -> None:
+        what = "undecodable" if size is None else f"{size[0]}x{size[1]} instead of {self._size}"
+        if self.listener:
+            self.listener.broken(self._captured - 1, stamp_ns, what)
         self._broken += 1
         self._broken_in_a_row += 1
         if self._broken_in_a_row >= self._timing.broken_limit:
-            what = "undecodable" if size is None else f"{size[0]}x{size[1]} instead of {self._size}"
             raise SourceError(f"{self._broken_in_a_row} broken frames in a row, the last one {what}")
 
     def _recover(self) -> None:

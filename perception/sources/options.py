@@ -7,6 +7,7 @@ import math
 from perception.errors import SourceError
 
 _FASTEST_FPS = 1000.0
+_LONGEST_S = 1e9
 
 
 class Options:
@@ -43,6 +44,19 @@ class Options:
             value = math.nan
         if not 0 < value <= _FASTEST_FPS:
             raise SourceError(f"{self._name}: {key}={text!r} must be a number above 0, at most {_FASTEST_FPS:.0f}")
+        return value
+
+    def seconds(self, key: str) -> float | None:
+        """A time of 0 or more [s], None when not given. Raises SourceError."""
+        text = self.text(key, "")
+        if not text:
+            return None
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not 0 <= value <= _LONGEST_S:
+            raise SourceError(f"{self._name}: {key}={text!r} must be 0 or more seconds")
         return value
 
     def require_empty(self) -> None:

@@ -31,8 +31,8 @@ class RenderedReader:
     def name(self) -> str:
         return f"rendered:?seed={self.seed}"
 
-    def shots(self) -> Iterator[Shot]:
-        """One pass, rendered anew."""
+    def shots(self, begin_ns: int = 0) -> Iterator[Shot]:
+        """One pass, rendered anew from the start: a frame is the world after all that came before."""
         for frame in self._drive():
             yield Shot(frame.image, frame.stamp_ns, frame.index)
 

@@ -6,11 +6,11 @@ import atexit
 import logging
 import queue
 import threading
-import time
 from collections.abc import Iterator
 
 from perception.errors import SourceError
 from perception.protocols import SourceInfo, SourceStatus
+from perception.sources.pace import Pace
 from perception.sources.shots import Reader, Shot
 from perception.sources.stop import Stop
 from perception.types import Frame
@@ -26,14 +26,18 @@ class ReplaySource:
     """All shots of a reader, decoded ahead in one thread; nothing is skipped, whoever is slow.
 
     `seq` is the position in the drive (a gap is a broken shot), stamps count from the drive's start. With
-    `realtime` a frame is not handed over before its stamp; with `loop` the drive is repeated for ever, seq and
-    stamps going on. Errors of the reader are raised in the iterating thread, after the frames before them.
+    `realtime` a frame is not handed over before its stamp, `speed` times as fast as recorded; with `loop` the drive
+    is repeated for ever, seq and stamps going on. `pace` pauses it, steps it and changes its speed, from any thread.
+    Errors of the reader are raised in the iterating thread, after the frames before them.
     """
 
-    def __init__(self, reader: Reader, *, camera: str, realtime: bool = False, loop: bool = False) -> None:
+    def __init__(
+        self, reader: Reader, *, camera: str, realtime: bool = False, loop: bool = False, speed: float = 1.0
+    ) -> None:
+        """Raises SourceError for a speed that is not from 0.1 to 10."""
+        self.pace = Pace(speed, realtime=realtime)
         self._reader = reader
         self._camera = camera
-        self._realtime = realtime
         self._loop = loop
         self._stop = Stop()
         self._ahead: queue.Queue[Frame | SourceError | None] = queue.Queue(_DEPTH)
@@ -67,13 +71,10 @@ class ReplaySource:
         self._stop.set()
 
     def _frames(self, thread: threading.Thread) -> Iterator[Frame]:
-        begin_ns: int | None = None
         try:
             while (frame := self._next()) is not None:
-                if begin_ns is None:
-                    begin_ns = time.monotonic_ns() - frame.stamp_ns
                 self._state = "running"
-                if self._realtime and self._stop.sleep((begin_ns + frame.stamp_ns - time.monotonic_ns()) / 1e9):
+                if self.pace.wait(frame.stamp_ns, self._stop):
                     return
                 yield frame
         finally:
@@ -114,15 +115,15 @@ class ReplaySource:
     def _decode_passes(self) -> None:
         seq, begin_ns = 0, 0
         while True:
-            last: Shot | None = None
+            first = last = None
             for shot in self._reader.shots():
                 if not self._pass_on(shot, seq, begin_ns):
                     return
-                last = shot
-            if last is None or not self._loop:
+                first, last = first or shot, shot
+            if first is None or last is None or not self._loop:
                 return
             interval_ns = round(1e9 / (self._reader.fps or 30.0))
-            seq, begin_ns = seq + last.index + 1, begin_ns + last.stamp_ns + interval_ns
+            seq, begin_ns = seq + last.index + 1 - first.index, begin_ns + last.stamp_ns + interval_ns - first.stamp_ns
 
     def _pass_on(self, shot: Shot, seq: int, begin_ns: int) -> bool:
         """Queue a shot as a frame; False when the source was closed."""

@@ -18,10 +18,12 @@ from perception.sources.options import Options, split_options
 from perception.sources.redact import one_line, shown
 from perception.sources.replay import ReplaySource
 from perception.sources.shots import Device, Reader
+from perception.sources.span import Span, SpanReader, make_span, take_span
 from perception.sources.stop import Stop
 
 FORMS = (
-    "a video file, a folder of pictures, a FIFO, rendered:?seed=1&frames=300, camera:0 or /dev/video0,"
+    "a video file, a folder of pictures, an MCAP recording, a ROS 2 or ROS 1 bag (?topic=/cam/image_raw), each with"
+    " ?from=12.5&to=20; a FIFO, rendered:?seed=1&frames=300, camera:0 or /dev/video0,"
     " v4l2:///dev/video0?width=1280&height=720&fps=30&fourcc=MJPG, gst:PIPELINE, exec:COMMAND, rtsp://..., http(s)://..."
 )
 """What `open_source` takes, for people."""
@@ -31,25 +33,60 @@ _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):")
 _INSTALL_GST = "install gstreamer1.0-tools, gstreamer1.0-plugins-base and gstreamer1.0-plugins-good"
 
 Opener = Callable[[Stop], Device]
+Recorded = tuple[Reader, Span]
 
 
 def open_source(
-    url: str, *, camera: str, realtime: bool | None = None, loop: bool = False, timing: LiveTiming | None = None
+    url: str,
+    *,
+    camera: str,
+    realtime: bool | None = None,
+    loop: bool = False,
+    speed: float = 1.0,
+    begin_s: float = 0.0,
+    end_s: float | None = None,
+    timing: LiveTiming | None = None,
 ) -> Source:
     """The source that `url` names; "" is the rendered drive. Its frames carry the name `camera`.
 
-    `realtime` (default: no) and `loop` are for recorded sources, `timing` is for live ones. A live source whose
-    device is absent now is given all the same, and says so in its status. Raises SourceError, without credentials,
-    for what can never work: an unknown form, a wrong option, a missing file or program; and ConfigError for a drive
-    that can't be rendered.
+    `realtime` (default: no), `loop` and `speed` are for recorded sources, `timing` is for live ones; `begin_s` and
+    `end_s` are for recorded ones too, and say the same as `?from=12.5&to=20` in `url`. A live source whose device is
+    absent now is given all the same, and says so in its status. Raises SourceError, without credentials, for what can
+    never work: an unknown form, a wrong option, a missing file or program; and ConfigError for a drive that can't be
+    rendered.
     """
-    opened = _open(url.strip(), timing or LiveTiming())
+    url = url.strip()
+    asked = make_span(begin_s, end_s, shown(url) or "rendered:")
+    opened = _open(url, timing or LiveTiming())
     if callable(opened):
+        if not asked.is_all:
+            raise SourceError(f"{shown(url)}: a live source has no begin and no end: leave the times out")
         return LiveSource(opened, camera=camera, url=url, timing=timing)
-    return ReplaySource(opened, camera=camera, realtime=bool(realtime), loop=loop)
+    return ReplaySource(_within(opened, asked, url), camera=camera, realtime=bool(realtime), loop=loop, speed=speed)
 
 
-def _open(url: str, timing: LiveTiming) -> Reader | Opener:
+def open_reader(url: str, begin_s: float = 0.0, end_s: float | None = None) -> Reader:
+    """What reads the recorded source that `url` names, for those who want its pictures as they are stored.
+
+    Raises SourceError as `open_source` does, and for a live source.
+    """
+    url = url.strip()
+    asked = make_span(begin_s, end_s, shown(url) or "rendered:")
+    opened = _open(url, LiveTiming())
+    if callable(opened):
+        raise SourceError(f"{shown(url)}: a live source: `perception record` records it")
+    return _within(opened, asked, url)
+
+
+def _within(opened: Recorded, asked: Span, url: str) -> Reader:
+    reader, span = opened
+    if not (asked.is_all or span.is_all):
+        raise SourceError(f"{shown(url)}: from and to are given twice: leave them out in one place")
+    span = asked if span.is_all else span
+    return reader if span.is_all else SpanReader(reader, span)
+
+
+def _open(url: str, timing: LiveTiming) -> Recorded | Opener:
     if "\0" in url:
         raise SourceError(f"{shown(url)!r}: holds a NUL byte: give one of: {FORMS}")
     if url.isdecimal() or url.startswith("/dev/video"):
@@ -130,7 +167,7 @@ def _words(text: str, url: str, form: str) -> list[str]:
     return words
 
 
-def _rendered(text: str, url: str) -> Reader:
+def _rendered(text: str, url: str) -> Recorded:
     from perception.sources.rendered import RenderedReader
 
     rest, options = split_options(text, shown(url))
@@ -143,11 +180,12 @@ def _rendered(text: str, url: str) -> Reader:
         height=options.whole("height", 720, 36, 4096),
         fps=options.rate("fps", 30.0),
     )
+    span = take_span(options, shown(url))
     options.require_empty()
-    return reader
+    return reader, span
 
 
-def _path(text: str, timing: LiveTiming, scheme: str = "") -> Reader | Opener:
+def _path(text: str, timing: LiveTiming, scheme: str = "") -> Recorded | Opener:
     name, options = shown(text), Options({}, shown(text))
     if not _exists(Path(text)):
         text, options = split_options(text, name)
@@ -159,38 +197,17 @@ def _path(text: str, timing: LiveTiming, scheme: str = "") -> Reader | Opener:
     mode = path.stat().st_mode
     if stat.S_ISCHR(mode):
         return _camera(text, text, timing)
-    if not (stat.S_ISFIFO(mode) or stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-        raise SourceError(f"{name}: neither a file nor a folder nor a FIFO: give one of: {FORMS}")
-    fps = options.rate("fps", 30.0) if not stat.S_ISFIFO(mode) and _is_pictures(path) else 0.0
-    options.require_empty()
     if stat.S_ISFIFO(mode):
         from perception.sources.child import open_fifo
 
+        options.require_empty()
         return partial(open_fifo, text, timing)
-    return _recorded(path, fps)
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise SourceError(f"{name}: neither a file nor a folder nor a FIFO: give one of: {FORMS}")
+    from perception.sources.recorded import open_recorded
 
-
-def _recorded(path: Path, fps: float) -> Reader:
-    if fps:
-        from perception.sources.folder import FolderReader
-
-        return FolderReader(path, fps)
-    from perception.sources.video import VideoReader
-
-    return VideoReader(path)
-
-
-def _is_pictures(path: Path) -> bool:
-    """True for a folder and for one picture, whatever its name says: FFmpeg would decode it without our limits."""
-    from perception.sources.images import SUFFIXES, image_size
-
-    if path.is_dir() or path.suffix.lower() in SUFFIXES:
-        return True
-    try:
-        with path.open("rb") as file:
-            return image_size(file.read(4096)) is not None
-    except OSError:
-        return False
+    span = take_span(options, name)
+    return open_recorded(path, options), span
 
 
 def _exists(path: Path) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -16,6 +17,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from perception.errors import SourceError
+from perception.sources.keyframes import Entry, can_enter, find_entry, seek
 from perception.sources.shots import Image, Shot
 from perception.sources.stream import prepare, to_rgb, why
 
@@ -38,26 +40,35 @@ class VideoReader:
         container, stream = self._open()
         with container:
             rate = stream.average_rate or stream.guessed_rate or Fraction(0)
-            first = next((image for _, image in self._images(container, stream) if image is not None), None)
+            self._first_pts, first = next(
+                ((pts, image) for pts, image in self._images(container, stream) if image is not None), (None, None)
+            )
         if first is None:
             raise SourceError(f"{path}: no frame in it can be decoded: the file is damaged or cut off")
         self.height, self.width = first.shape[:2]
         self.fps = float(rate)
         self._interval_ns = _to_ns(1, 1 / (rate or Fraction(_DEFAULT_FPS)))
 
-    def shots(self) -> Iterator[Shot]:
-        """One pass. Raises SourceError when the file ends early, or its frames change their size for good."""
+    def shots(self, begin_ns: int = 0) -> Iterator[Shot]:
+        """One pass. Raises SourceError when the file ends early, or its frames change their size for good.
+
+        Decoding begins at the last key frame before `begin_ns`, where places and stamps can be told without decoding.
+        """
+        entry = self._entry(begin_ns) if begin_ns > 0 else None
         container, stream = self._open()
         stamps = _Stamps(stream.time_base or Fraction(1, 1000), self._interval_ns)
-        index, resized, size = -1, 0, (self.width, self.height)
+        if entry:
+            stamps.go_on(self._first_pts, entry.pts)
+        begin = entry.place if entry else 0
+        place, resized, size = begin - 1, 0, (self.width, self.height)
         with container:
-            for index, (pts, image) in enumerate(self._images(container, stream)):
+            for place, (pts, image) in enumerate(self._images(container, stream, entry), begin):
                 if image is not None and image.shape[:2] != (self.height, self.width):
                     resized, size = resized + 1, (image.shape[1], image.shape[0])
                     image = None
                 elif image is not None:
                     resized = 0
-                yield Shot(image, stamps.next_ns(pts), index)
+                yield Shot(image, stamps.next_ns(pts), place)
             declared_ns = _declared_ns(container, stream)
         self.restamped = stamps.repaired
         if stamps.repaired:
@@ -65,9 +76,9 @@ class VideoReader:
         if resized:
             raise SourceError(
                 f"{self.name}: frames change from {self.width}x{self.height} to {size[0]}x{size[1]} at frame"
-                f" {index - resized + 1} and stay so: split the file there or scale it to one size"
+                f" {place - resized + 1} and stay so: split the file there or scale it to one size"
             )
-        self._check_complete(index + 1, stamps.last_ns + self._interval_ns, declared_ns)
+        self._check_complete(place + 1, stamps.last_ns + self._interval_ns, declared_ns)
 
     def identity(self) -> str:
         """The first 16 hex digits of the file's SHA-256. Raises SourceError when it can't be read any more."""
@@ -93,8 +104,32 @@ class VideoReader:
         stream.thread_type = "AUTO"
         return container, stream
 
-    def _images(self, container: InputContainer, stream: VideoStream) -> Iterator[tuple[int | None, Image | None]]:
+    def _entry(self, begin_ns: int) -> Entry | None:
+        """Where to begin to decode for `begin_ns`; None: at the start."""
+        container, stream = self._open()
+        with container:
+            base = stream.time_base or Fraction(1, 1000)
+            first_pts = self._first_pts
+            if first_pts is None:
+                return None
+            entry = find_entry(container, stream, first_pts, first_pts + math.floor(Fraction(begin_ns, 10**9) / base))
+        if entry is None or entry.place == 0:
+            return None
+        container, stream = self._open()
+        with container:
+            return entry if can_enter(container, stream, entry) else None
+
+    def _images(
+        self, container: InputContainer, stream: VideoStream, entry: Entry | None = None
+    ) -> Iterator[tuple[int | None, Image | None]]:
         """Stamp in the stream's time base and image of every frame; no image where a packet can't be decoded."""
+        if entry:
+            seek(container, stream, entry)
+        for pts, image in self._decoded(container, stream):
+            if not (entry and pts is not None and pts < entry.pts):  # those shown before the key frame but coded after
+                yield pts, image
+
+    def _decoded(self, container: InputContainer, stream: VideoStream) -> Iterator[tuple[int | None, Image | None]]:
         packets = container.demux(stream)
         while True:
             try:
@@ -133,6 +168,11 @@ class _Stamps:
         self.last_ns = stamp_ns
         return stamp_ns
 
+    def go_on(self, first_pts: int | None, pts: int) -> None:
+        """Be as after all frames before the one of stamp `pts`, every one of which had a good stamp."""
+        self._first_pts = first_pts
+        self.last_ns = _to_ns(pts - (first_pts or 0), self._time_base) - 1
+
     def _pts_of(self, stamp_ns: int) -> int:
         return round(Fraction(stamp_ns, 10**9) / self._time_base)
 
@@ -161,7 +201,10 @@ def _declared_ns(container: InputContainer, stream: VideoStream) -> int:
     if stream.duration is not None and stream.time_base is not None:
         return _to_ns(stream.duration, stream.time_base)
     only_video = all(other.type == "video" for other in container.streams)
-    return _to_ns(container.duration, Fraction(1, av.time_base)) if container.duration and only_video else 0
+    if not container.duration or not only_video:
+        return 0
+    # Matroska's is the last frame's end, counted from 0 and not from the first frame
+    return _to_ns(container.duration - max(0, container.start_time or 0), Fraction(1, av.time_base))
 
 
 def _to_ns(ticks: int, time_base: Fraction) -> int:
