@@ -21,6 +21,9 @@ class SourceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     url: str = ""  # empty: the rendered drive
     realtime: bool = True  # play a recorded drive at the pace it was recorded
     loop: bool = False  # start a recorded drive anew when it ends
+    speed: Annotated[float, msgspec.Meta(ge=0.1, le=10)] = 1.0  # of a recorded drive that is played at its pace
+    begin_s: Annotated[float, msgspec.Meta(ge=0)] = 0.0  # where in a recorded drive to begin
+    end_s: Annotated[float, msgspec.Meta(gt=0)] | None = None  # where to end; not given: at its end
     stall_s: Annotated[float, msgspec.Meta(gt=0, le=60)] = 0.15  # silence of a live source that health calls no_input
     reopen_s: Annotated[float, msgspec.Meta(gt=0, le=600)] = 2.0  # silence after which it is opened again
 
@@ -64,6 +67,25 @@ class ControlConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     endpoint: str | None = None  # "": none. Not given: tcp://127.0.0.1:5602, or beside an ipc publisher, if it is free
 
 
+Trigger = Literal["health", "id_switch", "signal", "control"]
+
+
+class RecordConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What is kept of a run; docs/drives.md. `record = true` takes all the defaults."""
+
+    folder: str = "drives"  # each run makes a folder of its own in it
+    frames: Literal["jpeg", "png", "raw", "none"] = "jpeg"
+    quality: Annotated[int, msgspec.Meta(ge=1, le=100)] = 90  # of a JPEG
+    exact: bool = False  # the network sees the picture as the recording gives it back: replays give the same bytes
+    masks: bool = True  # masks and boxes also as pictures and annotations that other tools show
+    segment_s: Annotated[float, msgspec.Meta(ge=1, le=3600)] = 60.0  # one file
+    ring_s: Annotated[float, msgspec.Meta(ge=0, le=600)] = 0.0  # keep only so much, until a trigger saves it; 0: all
+    after_s: Annotated[float, msgspec.Meta(ge=0, le=600)] = 10.0  # what a trigger saves of the time after it
+    triggers: tuple[Trigger, ...] = ("health", "id_switch", "signal", "control")  # that save the ring
+    when_full: Literal["stop", "delete-oldest"] = "stop"
+    least_free_gb: Annotated[float, msgspec.Meta(ge=0, le=10000)] = 5.0  # of the disk, or a tenth of it if that is less
+
+
 class Launch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A launch file."""
 
@@ -77,6 +99,12 @@ class Launch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tracking: TrackingConfig = TrackingConfig()
     publish: PublishConfig = PublishConfig()
     control: ControlConfig = ControlConfig()
+    record: bool | RecordConfig = False
+
+    @property
+    def recording(self) -> RecordConfig | None:
+        """What to record; None for nothing."""
+        return RecordConfig() if self.record is True else self.record or None
 
 
 def read_launch(path: Path) -> Launch:
@@ -102,6 +130,8 @@ def _beside(launch: Launch, folder: Path) -> Launch:
 
     replace = msgspec.structs.replace
     launch = replace(launch, calibration=locate(launch.calibration))
+    if recording := launch.recording:
+        launch = replace(launch, record=replace(recording, folder=locate(recording.folder)))
     if launch.model.path.endswith(".onnx"):
         launch = replace(launch, model=replace(launch.model, path=locate(launch.model.path)))
     if launch.publish.curve:

@@ -11,6 +11,7 @@ from rich.table import Table
 from perception.config import Launch
 from perception.health import stage_rows
 from perception.node import Node, Summary
+from perception.sinks.recorder import Recorder
 from perception.types import Scene, TrackState
 
 LOG_EVERY_S = 5.0
@@ -40,6 +41,8 @@ class Display:
         self._say(f"masks on {', '.join(node.publisher.endpoints)}: {' '.join(node.publisher.encoder.topics)}")
         where = "" if node.publisher.endpoints[0].endswith(":5601") else f" -e {node.publisher.endpoints[0]}"
         self._say(f"see them in a second shell: perception watch{where} {camera}/{self._launch.topics[0]}")
+        if node.logbook:
+            self._say(f"recording into {node.logbook.recorder.folder}")
         if self._status:
             self._status.start()
 
@@ -69,6 +72,19 @@ class Display:
         self._console.print(table)
         if save:
             self._say(f"pictures in {save}")
+        if node.logbook:
+            self._say(recorded(node.logbook.recorder))
 
     def _say(self, line: str) -> None:
         self._console.print(line, highlight=False, soft_wrap=True)
+
+
+def recorded(recorder: Recorder) -> str:
+    """What became of a recording that is closed, in one line."""
+    stats, certificate = recorder.stats(), recorder.certificate
+    size = f"{stats.frames} frames, {stats.size / 1e6:.1f} MB in {recorder.folder}"
+    if stats.stopped:
+        return f"recording stopped: {stats.stopped}; {size}"
+    if certificate is None:
+        return f"recorded {size}"
+    return f"recorded {size}: {'complete' if certificate.is_complete else 'INCOMPLETE, see perception drive info'}"

@@ -12,6 +12,7 @@ from perception.continuity import Continuity
 from perception.control.server import ControlServer
 from perception.errors import NodeFailure, PerceptionError
 from perception.health import HealthReport, Published, Pulse
+from perception.logbook import Logbook
 from perception.pipeline import Pipeline
 from perception.protocols import Sink, Source
 from perception.sinks.publisher import Publisher
@@ -50,6 +51,7 @@ class Node:
         on_scene: called after each scene, for a progress display.
         control: takes prompts, which are answered between two frames.
         continuity: keeps what the next process needs to go on with this run.
+        logbook: keeps what is decided about every frame, for a recording; closed with the node.
     """
 
     def __init__(
@@ -63,8 +65,9 @@ class Node:
         on_scene: Callable[[Scene], None] | None = None,
         control: ControlServer | None = None,
         continuity: Continuity | None = None,
+        logbook: Logbook | None = None,
     ) -> None:
-        self.continuity = continuity
+        self.continuity, self.logbook = continuity, logbook
         self.source, self.pipeline, self.publisher, self.control = source, pipeline, publisher, control
         self._frames = frames
         self.report, self.sinks, self._on_scene = report, sinks, on_scene
@@ -103,6 +106,8 @@ class Node:
         self.publisher.close()
         if self.continuity:
             self.continuity.close()
+        if self.logbook:
+            self.logbook.close(self.pulse.stopping or "the node ended")
         for sink in self.sinks:
             sink.close()
         self.pipeline.close()
@@ -111,27 +116,42 @@ class Node:
         taken_ns = time.monotonic_ns()
         captured_ns = taken_ns if self._is_drive else frame.stamp_ns
         self.pulse.took(frame.seq, captured_ns, taken_ns - frame.stamp_ns if self._is_drive else None)
+        if self.logbook and self._is_drive:  # a live source tells it of every capture itself
+            frame = self.logbook.captured(frame, taken_ns)
         try:
             scene = self.pipeline.step(frame)
         except PerceptionError as error:
-            self._fail(frame, str(error))
+            self._fail(frame, taken_ns, str(error))
             return
-        self._failing_since = None
+        self._failing_since, done_ns = None, time.monotonic_ns()
+        self._send(frame, scene)
+        self._time.add("capture to sent", (time.monotonic_ns() - captured_ns) / 1e6)
+        self.pulse.sent()
+        if self.logbook:
+            self.logbook.stepped(frame, taken_ns, done_ns, self.publisher.prompted_wanted)
+        self._settle(frame, scene)
+
+    def _send(self, frame: Frame, scene: Scene) -> None:
         if self.continuity:
             self.continuity.note(scene)
         for sink in (self.publisher, *self.sinks):
             sink.send(frame, scene)
-        self._time.add("capture to sent", (time.monotonic_ns() - captured_ns) / 1e6)
-        self.pulse.sent()
+
+    def _settle(self, frame: Frame, scene: Scene) -> None:
+        """What is done between two frames."""
         if self.pulse.frames == 1:
             notify("READY=1")
         if self._on_scene:
             self._on_scene(scene)
-        if self.control:
-            self.control.serve(self.pipeline.propagator, frame, scene)
+        answered = self.control.serve(self.pipeline.propagator, frame, scene) if self.control else None
+        if self.logbook:
+            self.logbook.called(frame, answered)
+            self.logbook.settle(frame)
 
-    def _fail(self, frame: Frame, reason: str) -> None:
+    def _fail(self, frame: Frame, taken_ns: int, reason: str) -> None:
         """One frame lost is said and survived; seconds of nothing but failures end the process."""
+        if self.logbook:
+            self.logbook.failed(frame, taken_ns, reason)
         self.pulse.failed(reason)
         self._failed += 1
         now = time.monotonic()
@@ -155,4 +175,7 @@ class Node:
     def _say(self) -> None:
         stats = self.publisher.stats()
         published = Published(stats.published, stats.validity, stats.subscribers, stats.rejected, stats.send_failures)
-        self.publisher.send_health(self.report.make(self.source.status(), published))
+        health = self.report.make(self.source.status(), published)
+        self.publisher.send_health(health)
+        if self.logbook:
+            self.logbook.beat(health)

@@ -6,7 +6,9 @@ from dataclasses import dataclass, field
 
 from perception.protocols import Model, Propagator
 from perception.stopwatch import Stopwatch
-from perception.types import Features, Frame, Scene
+from perception.types import Features, Frame, Panoptic, Scene
+
+Sight = tuple[Panoptic | None, Features | None]
 
 
 @dataclass
@@ -15,19 +17,34 @@ class Pipeline:
 
     Args:
         network_every: the network looks at frames 0, n, 2n, ... [frames].
+
+    Attributes:
+        steps: frames taken so far.
+        looked: whether the network looked at the last one.
     """
 
     model: Model
     propagator: Propagator
     network_every: int = 1
     stopwatch: Stopwatch = field(default_factory=Stopwatch)
-    _count: int = 0
+    steps: int = 0
+    looked: bool = False
 
     def step(self, frame: Frame) -> Scene:
-        looks = self._count % self.network_every == 0
-        self._count += 1
+        self.looked = self.steps % self.network_every == 0
+        self.steps += 1
+        return self.follow(frame, *self.see(frame, self.looked))
+
+    def see(self, frame: Frame, looks: bool) -> Sight:
+        """What the network sees in a frame that it looks at, and the features that the propagator needs of every one.
+
+        It knows nothing of other frames, so that a drive's next frame may be seen while this one is followed.
+        """
         seen = self.model(frame.image) if looks else None
-        features = seen.features if seen else self._features(frame)
+        return seen, seen.features if seen else self._features(frame)
+
+    def follow(self, frame: Frame, seen: Panoptic | None, features: Features | None) -> Scene:
+        """Masks and ids of a frame, which must be the one after the last."""
         with self.stopwatch("association"):
             return self.propagator.step(frame, seen, features)
 

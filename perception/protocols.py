@@ -1,4 +1,4 @@
-"""The five seams. Implementations inherit nothing; one `match` in `build.py` chooses among them."""
+"""The five seams. Implementations inherit nothing; one `match` in `build/` chooses among them."""
 
 from __future__ import annotations
 
@@ -34,6 +34,17 @@ class SourceInfo:
     fps: float  # nominal; 0 when unknown
     clock: str  # "drive" (stamps count from the drive's start) or the boot id that owns the monotonic clock
     identity: str  # content hash of a drive, "" for a live source: what makes two replays the same run
+
+
+class CaptureListener(Protocol):
+    """Who is told of every captured frame; by the capture thread, which must not be kept waiting."""
+
+    def captured(self, frame: Frame, arrived_ns: int) -> Frame:
+        """The frame that the pipeline may take: the same, or one with what a recording keeps of its image."""
+        ...
+
+    def dropped(self, frame: Frame, reason: str) -> None: ...
+    def broken(self, seq: int, stamp_ns: int, reason: str) -> None: ...
 
 
 class Source(Protocol):

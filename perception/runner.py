@@ -26,9 +26,11 @@ def run_launch(
     Raises:
         PerceptionError: it can't be built, or its source ended in an error.
     """
-    with stopping_signals() as on_stop:
+    with stopping_signals() as on_stop, saving_signal() as on_save:
         node = build_node(launch, sinks, on_scene)
         on_stop.append(node.stop)
+        if launch.recording and "signal" in launch.recording.triggers and node.logbook:
+            on_save.append(node.logbook.ask_save)
         try:
             if on_open:
                 on_open(node)
@@ -57,3 +59,19 @@ def stopping_signals() -> Iterator[list[Callable[[str], None]]]:
     finally:
         for s, handler in before.items():
             signal.signal(s, handler)
+
+
+@contextmanager
+def saving_signal() -> Iterator[list[Callable[[str], None]]]:
+    """SIGUSR1 calls what the list holds, every time; it ends nothing, whatever the list holds."""
+    listeners: list[Callable[[str], None]] = []
+
+    def handle(number: int, _: FrameType | None) -> None:
+        for listener in listeners:
+            listener("signal")
+
+    before = signal.signal(signal.SIGUSR1, handle)
+    try:
+        yield listeners
+    finally:
+        signal.signal(signal.SIGUSR1, before)

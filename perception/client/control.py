@@ -21,6 +21,7 @@ from perception.wire.control import (
     RemoveRequest,
     Reply,
     Request,
+    SaveRequest,
     TracksRequest,
     decode_reply,
     encode_request,
@@ -96,6 +97,10 @@ class Control:
     def tracks(self) -> tuple[LiveRow, ...]:
         """The tracks that live, visible or not."""
         return self._ask(TracksRequest()).tracks
+
+    def save(self, reason: str = "") -> None:
+        """Save what the node's recording ring holds of the last seconds, and the next ones."""
+        self._ask(SaveRequest(reason))
 
     def _ask(self, request: Request) -> Reply:
         data = encode_request(request)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
+from collections.abc import Callable
 
 import numpy as np
 
@@ -19,6 +20,7 @@ from perception.wire.control import (
     RemoveRequest,
     Reply,
     Request,
+    SaveRequest,
     TracksRequest,
     unpack_mask,
 )
@@ -29,6 +31,7 @@ LONGEST_LOOK_S = 0.5
 """How much older the frame that a caller looked at may be than the one that its prompt is applied to."""
 _FRAMES_KNOWN = 256
 _LONGEST_ERROR = 400  # characters
+_LONGEST_REASON = 100
 
 
 def refusal(error: object, camera: str = "", frame_seq: int | None = None) -> Reply:
@@ -37,7 +40,13 @@ def refusal(error: object, camera: str = "", frame_seq: int | None = None) -> Re
 
 
 class Answers:
-    """Answers requests about the frame that was stepped last."""
+    """Answers requests about the frame that was stepped last.
+
+    Attributes:
+        save: saves what a recording ring holds, given the reason; None where there is none.
+    """
+
+    save: Callable[[str], None] | None = None
 
     def __init__(self, camera: str, classes: tuple[str, ...]) -> None:
         self._camera, self._classes = camera, classes
@@ -56,7 +65,7 @@ class Answers:
         except Exception as error:  # a fault of ours that somebody's request has met must not end the node
             log.exception("a request failed: %s", type(request).__name__)
             return refusal(f"the node failed at this: {type(error).__name__}: {error}", self._camera, frame.seq)
-        if not isinstance(request, TracksRequest):
+        if not isinstance(request, TracksRequest | SaveRequest):
             log.info("%s: track %s in frame %d", type(request).__name__, reply.track_id, frame.seq)
         return reply
 
@@ -73,7 +82,14 @@ class Answers:
                 propagator.relabel(track_id, self._class_id(request.class_name))
             case TracksRequest():
                 tracks = self._rows(scene)
+            case SaveRequest():
+                self._save(request.reason)
         return Reply(True, "", camera=self._camera, frame_seq=frame.seq, track_id=track_id, box=box, tracks=tracks)
+
+    def _save(self, reason: str) -> None:
+        if self.save is None:
+            raise PromptError("no ring is recorded here, so there is nothing to save: set ring_s under [record]")
+        self.save(" ".join(f"control {reason}".split())[:_LONGEST_REASON])
 
     def _prompt(
         self, request: PromptRequest, propagator: Propagator, frame: Frame, scene: Scene

@@ -47,7 +47,7 @@ class ControlServer:
 
     def __init__(self, endpoint: str, answers: Answers, curve: Curve | None = None, answer_s: float = ANSWER_S) -> None:
         """Raises EndpointError for an endpoint that is taken, malformed, or open to strangers without `curve`."""
-        self._answers, self._answer_s = answers, answer_s
+        self.answers, self._answer_s = answers, answer_s
         self._lock = threading.Lock()
         self._queue: deque[_Waiting] = deque()  # not taken up yet
         self._open: list[_Waiting] = []  # not replied to yet, the oldest first
@@ -68,16 +68,19 @@ class ControlServer:
         """Where it listens, with the port that the system chose where `*` was asked for."""
         return self._endpoint
 
-    def serve(self, propagator: Propagator, frame: Frame, scene: Scene) -> None:
+    def serve(self, propagator: Propagator, frame: Frame, scene: Scene) -> tuple[Request, Reply] | None:
         """Answer the request that has waited longest; to be called between two frames, by the pipeline's thread.
 
-        One a frame, so that many prompts never add up to a long pause.
+        One a frame, so that many prompts never add up to a long pause. Gives back what was answered.
         """
-        self._answers.note(frame)
+        self.answers.note(frame)
         with self._lock:
             waiting = self._queue.popleft() if self._queue else None
-        if waiting is not None:
-            waiting.reply = self._answers.answer(waiting.request, propagator, frame, scene)
+        if waiting is None:
+            return None
+        reply = self.answers.answer(waiting.request, propagator, frame, scene)
+        waiting.reply = reply
+        return waiting.request, reply
 
     def close(self) -> None:
         """Tell those who wait that the node stops, and free the endpoint. Twice is fine."""

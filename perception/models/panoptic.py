@@ -41,6 +41,11 @@ class PanopticModel(Graph):
         self._check_grid()
         check_features(self.name, self.card, self.shapes, self.mask_size)
 
+    @property
+    def has_encoder(self) -> bool:
+        """`open_encoder` was called."""
+        return self._encoder is not None
+
     def open_encoder(self, engine: Engine) -> None:
         """Let `features` run the card's encoder on this engine, which is closed with the model; warms it up.
 

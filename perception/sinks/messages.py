@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,9 +83,15 @@ class SceneEncoder:
         """The seq of the last event."""
         return self._event_count
 
-    def continue_after(self, seqs: Mapping[str, int], event_count: int) -> None:
-        """Number what comes above what another process of this run may have sent."""
+    @property
+    def events(self) -> tuple[EventRow, ...]:
+        """The last ones, which the next message of the `events` topic repeats."""
+        return tuple(self._events)
+
+    def continue_after(self, seqs: Mapping[str, int], event_count: int, events: Iterable[EventRow] = ()) -> None:
+        """Number what comes above what another process of this run may have sent, and repeat its last events."""
         self._seqs, self._event_count = Counter(seqs), event_count
+        self._events = deque(events, EVENTS_KEPT)
 
     @property
     def topics(self) -> tuple[str, ...]:

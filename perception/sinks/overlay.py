@@ -21,6 +21,7 @@ _OPACITY = 0.45
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 _WHITE = (255, 255, 255)
 _MOST_THINGS = 200  # that are outlined
+_DASH_PX = 7
 _PAINT_ORDER = (Kind.LABELS, Kind.BITS, Kind.POSITIONS)
 
 
@@ -31,6 +32,13 @@ class Thing:
     track_id: int
     class_name: str
     box_xyxy: tuple[int, int, int, int]  # half open [mask px]
+    score: float | None = None  # [0, 1]; None: not told
+    observed: bool = True  # the network saw it in this very frame; else its outline is broken
+
+    @property
+    def label(self) -> str:
+        score = "" if self.score is None else f" {self.score:.2f}"
+        return f"#{self.track_id} {self.class_name}{score}"
 
 
 @dataclass(slots=True)
@@ -87,7 +95,7 @@ def draw(image: Image | None, layer: Layer, note: str = "") -> Image:
     canvas[painted] = mixed[painted]
     _draw_things(canvas, layer)
     if note:
-        _write(canvas, note, (4, 4), (0, 0, 0))
+        write_text(canvas, note, (4, 4), (0, 0, 0))
     return canvas
 
 
@@ -113,7 +121,7 @@ def _paint_message(layer: Layer, message: Message) -> None:
         layer.painted |= mask > 0
         shown = {thing.track_id for thing in layer.things}
         new = [row for row in rows if row.id not in shown]
-        layer.things += tuple(Thing(row.id, row.class_name, row.box) for row in new)
+        layer.things += tuple(Thing(row.id, row.class_name, row.box, row.score, row.observed) for row in new)
         places = {thing.track_id: k for k, thing in enumerate(layer.things, start=1)}
         renumber = np.array([0, *(places[row.id] for row in rows)], np.uint16)
         layer.id_map = np.where(mask > 0, renumber[mask], layer.id_map)
@@ -131,14 +139,20 @@ def _draw_things(canvas: Image, layer: Layer) -> None:
         colour = spread_colour(thing.track_id)
         shape = cv2.resize((layer.id_map == k).astype(np.uint8), canvas.shape[1::-1], interpolation=cv2.INTER_NEAREST)
         outlines = cv2.findContours(shape, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)[0]
-        cv2.drawContours(canvas, outlines, -1, colour, max(1, canvas.shape[1] // 500), cv2.LINE_AA)
+        lines = outlines if thing.observed else [dash for outline in outlines for dash in dashes(outline)]
+        cv2.polylines(canvas, lines, thing.observed, colour, max(1, canvas.shape[1] // 500), cv2.LINE_AA)
         corner = (round(thing.box_xyxy[0] * scale[0]), round(thing.box_xyxy[1] * scale[1]))
-        names.append((f"#{thing.track_id} {thing.class_name}", corner, colour))
+        names.append((thing.label, corner, colour))
     for text, corner, colour in names:
-        _write(canvas, text, (corner[0], corner[1] - 4), colour, above=True)
+        write_text(canvas, text, (corner[0], corner[1] - 4), colour, above=True)
 
 
-def _write(canvas: Image, text: str, corner: tuple[int, int], back: Colour, above: bool = False) -> None:
+def dashes(outline: NDArray[np.int32]) -> list[NDArray[np.int32]]:
+    """Every second piece of a line whose (n, 1, 2) points are one pixel apart."""
+    return [outline[i : i + _DASH_PX] for i in range(0, len(outline), 2 * _DASH_PX)]
+
+
+def write_text(canvas: Image, text: str, corner: tuple[int, int], back: Colour, above: bool = False) -> None:
     """Text on a plate, moved so that it stays inside the picture."""
     size = max(0.35, canvas.shape[1] / 2400)
     plain = text.encode("ascii", "replace").decode()[:80]

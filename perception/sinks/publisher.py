@@ -7,7 +7,7 @@ import struct
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,7 +47,15 @@ class PublisherStats:
 
 
 class Publisher:
-    """A sink that publishes a camera's scenes. Every method may be called from any thread."""
+    """A sink that publishes a camera's scenes. Every method may be called from any thread.
+
+    Attributes:
+        listener: gets the messages of every `send` and `send_health` once they are out.
+        prompted_wanted: somebody subscribed to the mask of prompted tracks when the last scene was sent.
+    """
+
+    listener: Callable[[Sequence[tuple[str, bytes]]], None] | None = None
+    prompted_wanted = False
 
     def __init__(
         self,
@@ -116,11 +124,14 @@ class Publisher:
     def send(self, frame: Frame, scene: Scene) -> None:
         """Publish the scene's masks and tracks, and the camera's image while somebody subscribes to it."""
         with self._time("encode"):
-            messages = self.encoder.encode(scene, prompted=self.is_wanted(self._prompted_topic))
+            self.prompted_wanted = self.is_wanted(self._prompted_topic)
+            messages = self.encoder.encode(scene, prompted=self.prompted_wanted)
             if self._image and self.is_wanted(self._image_topic):
                 messages.append(self.encoder.encode_image(frame, scene))
         with self._time("send"):
             self.send_messages(messages, str(scene.validity))
+        if self.listener:
+            self.listener(messages)
 
     def send_messages(self, messages: Iterable[tuple[str, bytes]], validity: str = "") -> None:
         """Publish messages that `encoder` made."""
@@ -136,7 +147,10 @@ class Publisher:
 
     def send_health(self, health: Health) -> None:
         """Publish how the node is."""
-        self.send_messages([self.encoder.encode_health(health)])
+        messages = [self.encoder.encode_health(health)]
+        self.send_messages(messages)
+        if self.listener:
+            self.listener(messages)
 
     def service(self) -> None:
         """Answer those who came since the last call: to be called every 20 to 50 ms, also when nothing is sent."""

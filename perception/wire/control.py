@@ -65,7 +65,13 @@ class TracksRequest(_Request, frozen=True, tag="tracks"):
     """Tell the tracks that live."""
 
 
-Request = PromptRequest | RemoveRequest | RelabelRequest | TracksRequest
+class SaveRequest(_Request, frozen=True, tag="save"):
+    """Save what a recording ring holds of the last seconds, and the next ones."""
+
+    reason: str = ""
+
+
+Request = PromptRequest | RemoveRequest | RelabelRequest | TracksRequest | SaveRequest
 
 
 class LiveRow(msgspec.Struct, frozen=True):
