@@ -1,0 +1,1 @@
+"""A recorded drive through the pipeline again: exactly, as it was decided on the road, or as it might have been."""

@@ -1,0 +1,88 @@
+"""What a replay said: a recording without images, a digest of its messages, and how they compare with those of then."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from perception import wire
+from perception.drives import layout
+from perception.drives.recording import Recording
+from perception.errors import WireError
+
+NOT_COMPARED = ("/health", "/image")
+"""Topics that are not a function of what was decided."""
+
+
+class Digest:
+    """SHA-256 over topics and messages in the order in which they were made."""
+
+    def __init__(self) -> None:
+        self._sha = hashlib.sha256()
+        self.count = 0
+
+    def add(self, messages: Iterable[tuple[str, bytes]]) -> None:
+        for topic, data in messages:
+            self._sha.update(f"{topic}\0{len(data)}\0".encode())
+            self._sha.update(data)
+            self.count += 1
+
+    def hex(self) -> str:
+        return self._sha.hexdigest()
+
+
+@dataclass
+class Sameness:
+    """How many messages are, byte for byte, those that were recorded."""
+
+    same: int = 0
+    different: int = 0
+    not_recorded: int = 0
+    first_different: str = ""
+    _expected: dict[tuple[str, int], bytes] = field(default_factory=dict, repr=False)
+
+    @property
+    def is_same(self) -> bool:
+        return self.different == 0
+
+    @classmethod
+    def with_recorded(cls, recording: Recording) -> Sameness:
+        """Ready to compare with the messages of a recording. Raises RecordingError for a damaged one."""
+        camera = recording.about.camera if recording.about else ""
+        prefix = layout.wire(f"{camera}/")
+        topics = {t for t in recording.channels if t.startswith(prefix) and not t.endswith(NOT_COMPARED)}
+        found = cls()
+        for record in recording.messages(topics):
+            found._expected[record.topic, record.sequence] = _hash(record.data)
+        return found
+
+    def note(self, messages: Iterable[tuple[str, bytes]]) -> None:
+        """Compare the messages of a frame."""
+        for topic, data in messages:
+            message = wire.decode(data)
+            expected = self._expected.get((layout.wire(topic), message.seq & 0xFFFFFFFF))
+            if expected is None:
+                self.not_recorded += 1
+            elif expected == _hash(data):
+                self.same += 1
+            else:
+                self.different += 1
+                self.first_different = self.first_different or f"{topic}, frame {message.frame_seq}, seq {message.seq}"
+
+
+def _hash(data: bytes) -> bytes:
+    return hashlib.blake2b(data, digest_size=16).digest()
+
+
+def digest_of(recording: Recording) -> str:
+    """The digest of a result's messages, the same that the replay gave. Raises RecordingError, WireError."""
+    digest = Digest()
+    prefix = layout.wire(f"{recording.about.camera}/") if recording.about else ""
+    topics = {t for t in recording.channels if t.startswith(prefix) and not t.endswith(NOT_COMPARED)}
+    for record in recording.messages(topics):
+        topic = wire.decode(record.data).topic
+        if layout.wire(topic) != record.topic:
+            raise WireError(f"{record.topic}: a message of {topic}")
+        digest.add([(topic, record.data)])
+    return digest.hex()

@@ -1,0 +1,95 @@
+"""The unit of replaying: one drive and one configuration give one result, wherever and whenever it is run."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from perception.config import Launch
+from perception.health import stage_rows
+from perception.replay.drive import RecordedDrive, is_recording
+from perception.replay.follow import Follower
+from perception.replay.keeping import Keeping
+from perception.replay.performance import Mode, Performance, Wishes, of_recording, of_source
+from perception.replay.result import Digest, Sameness
+from perception.replay.stage import Stage
+
+__all__ = ["Mode", "Progress", "Replayed", "Wishes", "replay_drive"]
+
+Progress = Callable[[int, int], None]
+"""Told the frames done, and of how many; 0 where nobody knows."""
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """What a replay gave."""
+
+    digest: str  # SHA-256 over its messages
+    messages: int
+    frames: int  # stepped
+    seconds: float  # that it took, loading apart
+    begin_s: float  # in the drive, of the first frame [s]
+    engine: str
+    stages: dict[str, tuple[float, float]]  # p50 and p99 [ms]
+    sameness: Sameness | None = None  # with the messages that were recorded, where they should be the same
+    said: str = ""  # of what-if: what was decided
+    is_exact: bool = True  # the network saw then what it saw now
+
+
+def replay_drive(
+    drive: str,
+    launch: Launch | None = None,
+    out: Path | None = None,
+    wishes: Wishes | None = None,
+    stage: Stage | None = None,
+    progress: Progress = lambda done, total: None,
+) -> Replayed:
+    """Replay a drive; the same drive, configuration and wishes on the same kind of machine give the same digest.
+
+    Args:
+        drive: a recording of ours, or anything recorded that a source can be.
+        launch: how; None takes the configuration that the drive was recorded with, or the default.
+        out: folder of the result, which must not be there yet; None keeps nothing but the digest.
+        stage: with the launch configuration's model loaded; None loads it.
+
+    Raises:
+        PerceptionError: in one line.
+    """
+    wishes = wishes or Wishes()
+    recorded = RecordedDrive(Path(drive)) if is_recording(Path(drive)) else None
+    if launch is None:
+        launch = recorded.launch() if recorded else Launch(version=1)
+    with contextlib.ExitStack() as stack:
+        if stage is None:
+            stage = stack.enter_context(contextlib.closing(Stage(launch)))
+        performance = of_recording(recorded, stage, wishes) if recorded else of_source(drive, stage, wishes, stack)
+        return _perform(performance, stage, out, progress)
+
+
+def _perform(performance: Performance, stage: Stage, out: Path | None, progress: Progress) -> Replayed:
+    pipelines, encoder = stage.pipelines(), stage.encoder(performance.identity)
+    with contextlib.ExitStack() as stack:
+        stack.callback(pipelines[0].propagator.close)
+        follower = Follower(pipelines, encoder, stage.answers())
+        if performance.state:
+            follower.begin_after(performance.state)
+        keeping = stack.enter_context(contextlib.closing(Keeping(out, performance.about))) if out else None
+        begin, digest, frames = time.perf_counter(), Digest(), 0
+        for followed in follower.follow(performance.plan):
+            frames += 1
+            digest.add(followed.messages)
+            if performance.sameness:
+                performance.sameness.note(followed.messages)
+            if keeping:
+                keeping.note(followed, follower)
+            progress(frames, performance.total)
+        if keeping:
+            keeping.finish(performance.left_out)
+        seconds = time.perf_counter() - begin
+    stages = {name: (row.p50_ms, row.p99_ms) for name, row in stage_rows(stage.stopwatch).items()}
+    engine = stage.engine
+    told = (performance.begin_s, engine, stages, performance.sameness, performance.said, performance.about.is_exact)
+    return Replayed(digest.hex(), digest.count, frames, seconds, *told)

@@ -1,0 +1,127 @@
+"""What a node would have decided about the same captured frames, with another policy or on another machine.
+
+A model of the machine: each step takes as long as one of its kind took when it was measured, drawn in the order of
+the frames, so that the answer is the same every time. The node takes the newest frame that is there, as a live source
+gives it, and works on one at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from perception.drives.layout import Decision
+from perception.errors import RecordingError
+from perception.stopwatch import percentile
+
+NEWER = "a newer frame came before it was taken"
+"""Why a live source drops a frame."""
+
+
+@dataclass(frozen=True, slots=True)
+class MachineSpeed:
+    """How long a frame takes, from being taken to its messages being out [ns]; measured values, used in turn."""
+
+    with_network: tuple[int, ...]
+    without: tuple[int, ...]  # frames that the network skips; empty where none were measured
+
+    def scaled(self, factor: float) -> MachineSpeed:
+        """A machine that needs `factor` times as long."""
+        return MachineSpeed(*(tuple(round(ns * factor) for ns in times) for times in (self.with_network, self.without)))
+
+    def of(self, looks: bool, turn: int) -> int:
+        """The duration of a step [ns]."""
+        times = self.with_network if looks else self.without
+        return times[turn % len(times)]
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """How a node chooses its work."""
+
+    network_every: int = 1  # the network looks at every n-th frame taken
+    every: int = 1  # of the captured frames, the camera gives only every n-th
+
+
+def measured(decisions: Sequence[Decision]) -> MachineSpeed:
+    """The speed of the machine that made these decisions.
+
+    Raises:
+        RecordingError: no frame was stepped, or the times were not recorded.
+    """
+    stepped = [d for d in decisions if d.what == "stepped" and d.sent_ns > d.taken_ns > 0]
+    looked = tuple(d.sent_ns - d.taken_ns for d in stepped if d.network)
+    skipped = tuple(d.sent_ns - d.taken_ns for d in stepped if not d.network)
+    if not looked:
+        raise RecordingError("no times of the network in this drive: give --network-ms and --carry-ms")
+    return MachineSpeed(looked, skipped)
+
+
+def decide(captured: Sequence[Decision], policy: Policy, speed: MachineSpeed) -> tuple[Decision, ...]:
+    """One decision a captured frame, in order.
+
+    Args:
+        captured: what was decided then; stamps and arrivals are taken from it, broken frames stay broken.
+
+    Raises:
+        RecordingError: the network skips frames and nothing is known of how long such a frame takes.
+    """
+    if policy.network_every > 1 and not speed.without:
+        raise RecordingError(
+            "no frame of this drive was skipped by the network: give --carry-ms, the time of such a one"
+        )
+    made: list[Decision] = []
+    waiting: Decision | None = None
+    free_ns, steps = 0, 0
+
+    def take(frame: Decision) -> None:
+        nonlocal free_ns, steps
+        looks = steps % policy.network_every == 0
+        taken_ns = max(free_ns, frame.arrived_ns)
+        free_ns = taken_ns + speed.of(looks, steps)
+        steps += 1
+        times = (frame.arrived_ns, taken_ns, free_ns, free_ns)
+        made.append(Decision(frame.frame_seq, frame.stamp_ns, "stepped", "", looks, frame.engine, *times))
+
+    for frame in _given(captured, policy, made):
+        if waiting is not None:
+            if free_ns <= frame.arrived_ns:
+                take(waiting)
+            else:
+                made.append(_dropped(waiting, NEWER))
+        waiting = frame
+        if free_ns <= frame.arrived_ns:
+            take(frame)
+            waiting = None
+    if waiting is not None:
+        take(waiting)
+    return tuple(sorted(made, key=lambda d: d.frame_seq))
+
+
+def _given(captured: Sequence[Decision], policy: Policy, made: list[Decision]) -> list[Decision]:
+    """The frames that the camera of this policy gives, with their arrivals; decisions on all others are made."""
+    given: list[Decision] = []
+    for count, decision in enumerate(captured):
+        if decision.what == "broken":
+            made.append(decision)
+        elif count % policy.every:
+            made.append(_dropped(decision, f"the camera gives every {policy.every}. frame only"))
+        else:
+            arrived_ns = decision.arrived_ns or decision.stamp_ns
+            given.append(Decision(decision.frame_seq, decision.stamp_ns, "captured", arrived_ns=arrived_ns))
+    return given
+
+
+def _dropped(frame: Decision, reason: str) -> Decision:
+    return Decision(frame.frame_seq, frame.stamp_ns, "dropped", reason, arrived_ns=frame.arrived_ns)
+
+
+def summary(decisions: Sequence[Decision]) -> str:
+    """One line: how many were stepped, dropped, and how old masks were."""
+    stepped = [d for d in decisions if d.what == "stepped"]
+    ages = [(d.sent_ns - d.stamp_ns) / 1e6 for d in stepped] or [0.0]
+    seconds = (decisions[-1].stamp_ns - decisions[0].stamp_ns) / 1e9 if len(decisions) > 1 else 0.0
+    rate = (len(stepped) - 1) / seconds if seconds else 0.0
+    dropped = sum(d.what == "dropped" for d in decisions)
+    old = f"capture to sent {percentile(ages, 50):.1f} / {percentile(ages, 99):.1f} ms (p50 / p99)"
+    return f"{len(stepped)} of {len(decisions)} frames stepped ({rate:.1f} fps), {dropped} dropped; {old}"

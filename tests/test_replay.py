@@ -1,0 +1,157 @@
+"""A recorded drive gone through again: exactly, as it was decided, or as it might have been."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from perception import wire
+from perception.config import Launch, RecordConfig
+from perception.drives import layout
+from perception.drives.recording import open_recording
+from perception.errors import PerceptionError, RecordingError
+from perception.replay.drive import RecordedDrive, is_recording
+from perception.replay.result import digest_of
+from perception.replay.unit import Wishes, replay_drive
+from perception.replay.what_if import MachineSpeed, Policy
+from tests.recorded_run import record_live
+
+
+@pytest.fixture(scope="module")
+def drive(tmp_path_factory) -> Path:
+    """A recording of a live run with drops, a prompt, and frames that the network skipped."""
+    folder = tmp_path_factory.mktemp("live")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(folder / "state"))
+        (folder / "socket").mkdir(mode=0o700)
+        patch.setattr("perception.sinks.recorder.STATE_EVERY_NS", 150_000_000)
+        record = RecordConfig(folder=str(folder / "drives"), exact=True, least_free_gb=0)
+        return record_live(folder, record, network_every=2)
+
+
+def decisions_of(path: Path) -> list[layout.Decision]:
+    return list(RecordedDrive(path).decisions)
+
+
+def messages_of(path: Path, name: str) -> list[wire.Message]:
+    with contextlib.closing(open_recording(path)) as recording:
+        return [wire.decode(record.data) for record in recording.messages({f"/front/wire/{name}"})]
+
+
+def test_every_captured_frame_has_a_decision_and_an_image(drive):
+    decided = decisions_of(drive)
+    assert {d.what for d in decided} <= {"stepped", "dropped"}
+    assert sum(d.what == "dropped" for d in decided) > 5
+    with contextlib.closing(open_recording(drive)) as recording:
+        images = {record.sequence for record in recording.messages({"/front/image"})}
+    assert {d.frame_seq for d in decided} <= images
+    stepped = [d for d in decided if d.what == "stepped"]
+    assert [d.network for d in stepped] == [i % 2 == 0 for i in range(len(stepped))]
+    assert all(d.arrived_ns <= d.taken_ns <= d.done_ns <= d.sent_ns for d in stepped)
+
+
+def test_the_calls_of_the_control_socket_are_kept(drive):
+    calls = RecordedDrive(drive).calls
+    assert sum(len(answered) for answered in calls.values()) == 1
+
+
+def test_re_enacted_it_says_the_same_byte_for_byte(drive):
+    done = replay_drive(str(drive), wishes=Wishes(mode="re-enacted"))
+    assert done.sameness is not None
+    assert (done.sameness.different, done.sameness.not_recorded) == (0, 0)
+    assert done.sameness.same == done.messages >= 60 * 5
+
+
+def test_re_enacted_from_a_state_in_the_middle_it_says_the_same(drive):
+    whole = replay_drive(str(drive), wishes=Wishes(mode="re-enacted"))
+    length_s = (decisions_of(drive)[-1].stamp_ns - decisions_of(drive)[0].stamp_ns) / 1e9
+    late = replay_drive(str(drive), wishes=Wishes(mode="re-enacted", begin_s=length_s - 0.05))
+    assert late.sameness is not None
+    assert (late.sameness.different, late.sameness.not_recorded) == (0, 0)
+    assert late.begin_s > length_s / 3
+    assert late.frames < whole.frames / 2
+
+
+def test_exactly_every_frame_is_stepped_and_twice_gives_the_same(drive, tmp_path):
+    first = replay_drive(str(drive), out=tmp_path / "first")
+    second = replay_drive(str(drive), out=tmp_path / "second")
+    assert first.frames == len(decisions_of(drive))
+    assert first.digest == second.digest
+    for result in ("first", "second"):
+        with contextlib.closing(open_recording(tmp_path / result)) as recording:
+            assert digest_of(recording) == first.digest
+            assert recording.certificate is not None
+            assert recording.certificate.is_complete
+
+
+def test_a_result_keeps_the_stamps_of_the_drive(drive, tmp_path):
+    replay_drive(str(drive), out=tmp_path / "result")
+    stamps = {message.stamp_ns for message in messages_of(tmp_path / "result", "road")}
+    assert {message.stamp_ns for message in messages_of(drive, "road")} <= stamps
+
+
+def test_what_if_the_machine_were_slower_more_frames_are_dropped(drive, tmp_path):
+    speed = MachineSpeed((40_000_000,), (20_000_000,))
+    slow = replay_drive(str(drive), out=tmp_path / "slow", wishes=Wishes("what-if", speed=speed))
+    stepped = [d for d in decisions_of(tmp_path / "slow") if d.what == "stepped"]
+    assert slow.frames == len(stepped) < 60
+    assert all(d.sent_ns - d.taken_ns in (40_000_000, 20_000_000) for d in stepped)
+    again = replay_drive(str(drive), wishes=Wishes("what-if", speed=speed))
+    assert again.digest == slow.digest
+
+
+def test_what_if_the_network_looked_at_all_frames(drive, tmp_path):
+    wishes = Wishes("what-if", policy=Policy(network_every=1))
+    replay_drive(str(drive), out=tmp_path / "all", wishes=wishes)
+    assert all(d.network for d in decisions_of(tmp_path / "all") if d.what == "stepped")
+
+
+def test_a_source_is_replayed_exactly(launch: Launch, tmp_path):
+    first = replay_drive(launch.source.url, launch, tmp_path / "a")
+    assert first.frames == 20
+    assert replay_drive(launch.source.url, launch).digest == first.digest
+
+
+def test_of_a_source_nothing_was_decided(launch: Launch):
+    with pytest.raises(RecordingError, match="nothing is known of what was decided"):
+        replay_drive(launch.source.url, launch, wishes=Wishes("re-enacted"))
+
+
+def test_another_model_can_not_re_enact(drive, launch: Launch):
+    with pytest.raises(RecordingError, match="only the same model"):
+        replay_drive(str(drive), launch, wishes=Wishes("re-enacted"))
+
+
+def test_nothing_is_overwritten(drive, tmp_path):
+    (tmp_path / "result").mkdir()
+    with pytest.raises(RecordingError, match="is there already"):
+        replay_drive(str(drive), out=tmp_path / "result")
+
+
+def test_beyond_its_end_there_is_nothing(drive):
+    with pytest.raises(RecordingError, match="nothing is there at 900 s"):
+        replay_drive(str(drive), wishes=Wishes(begin_s=900.0))
+
+
+def test_a_result_has_no_images_to_replay(drive, tmp_path):
+    replay_drive(str(drive), out=tmp_path / "result")
+    with pytest.raises(PerceptionError, match="holds no images"):
+        replay_drive(str(tmp_path / "result"))
+
+
+def test_what_is_a_recording(drive, picture_drive, tmp_path):
+    assert is_recording(drive)
+    assert not is_recording(picture_drive)
+    assert not is_recording(tmp_path / "absent.mcap")
+
+
+def test_about_says_where_it_came_from(drive):
+    about = RecordedDrive(drive).about
+    assert about.mode == "live"
+    assert about.is_exact
+    assert about.engine.startswith("onnxruntime")
+    assert set(about.graphs) == {"tiny.onnx", "tiny-encoder.onnx"}
+    assert msgspec.json.decode(about.launch)["camera"] == "front"
