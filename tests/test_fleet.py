@@ -1,0 +1,317 @@
+"""A set of drives: which ones, what comes of each, and what its reference says of it."""
+
+from __future__ import annotations
+
+import shutil
+import tomllib
+from pathlib import Path
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from perception.config import TrackingConfig
+from perception.drives.recording import open_recording
+from perception.errors import ConfigError
+from perception.fleet.drive_set import content_hash, find_drives, parse_shard
+from perception.fleet.figures import changes, figures_of
+from perception.fleet.judge import Verdict
+from perception.fleet.reference import Reference, read_reference, to_toml
+from perception.fleet.run import exit_code
+from perception.replay.result import digest_of
+from tests.fleet_fakes import held, picture_drive, recording, tiny_launch, wishes
+
+
+def names(*texts: object, leave_out: tuple[Path, ...] = ()) -> list[str]:
+    return [drive.name for drive in find_drives([str(text) for text in texts], leave_out)]
+
+
+@pytest.fixture
+def drives(tmp_path: Path) -> Path:
+    """Two folders of pictures and a recording."""
+    folder = tmp_path / "drives"
+    for k in range(2):
+        picture_drive(folder / f"walk{k}", k)
+    recording(folder / "tunnel.mcap", 12)
+    return folder
+
+
+def test_a_folder_stands_for_the_drives_below_it(drives: Path):
+    picture_drive(drives / "more" / "deep")
+    (drives / "notes.md").write_text("not a drive")
+    (drives / "clip.mp4").touch()
+    assert names(drives) == ["clip", "deep", "tunnel", "walk0", "walk1"]
+
+
+def test_a_folder_of_segments_is_one_drive(drives: Path):
+    recording(drives / "long" / "0000.mcap", 3)
+    assert names(drives / "long") == ["long"]
+    assert "long" in names(drives)
+
+
+def test_references_and_results_are_no_drives(drives: Path, tmp_path: Path):
+    held(tmp_path, accepts=True)
+    shutil.move(tmp_path / "reference", drives / "reference")
+    shutil.move(tmp_path / "out", drives / "out")
+    assert names(drives, leave_out=(drives / "out",)) == ["tunnel", "walk0", "walk1"]
+
+
+def test_patterns_lists_and_repeats(drives: Path):
+    (drives / "set.txt").write_text("# mine\nwalk0\n\n*.mcap  # the tunnel\nwalk0\n")
+    assert names(drives / "walk*") == ["walk0", "walk1"]
+    assert names(drives / "set.txt", drives / "walk0") == ["tunnel", "walk0"]
+
+
+def test_a_listed_drive_that_is_not_there_stays_in_the_set(drives: Path):
+    (drives / "set.txt").write_text("gone.mcap\n")
+    assert names(drives / "set.txt") == ["gone"]
+
+
+def test_options_belong_to_a_drive(drives: Path):
+    assert names(f"{drives}/tunnel.mcap?from=0.1", "rendered:?seed=1&frames=3") == [
+        "rendered-seed-1-frames-3",
+        "tunnel-from-0.1",
+    ]
+
+
+@pytest.mark.parametrize("text", ["gone.mcap", "gone/*.mcap", "exec:date", "camera:0", "empty"])
+def test_what_is_no_drive_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ConfigError):
+        find_drives([text])
+
+
+def test_a_list_never_names_a_command(drives: Path, tmp_path: Path):
+    (drives / "set.txt").write_text(f"exec:touch {tmp_path}/ran\n")
+    (verdict,) = held(tmp_path, "drives/set.txt").values()
+    assert verdict.status == "failed"
+    assert not (tmp_path / "ran").exists()
+
+
+def test_content_is_what_names_a_drive(drives: Path, tmp_path: Path):
+    copy = shutil.copytree(drives / "walk0", tmp_path / "elsewhere")
+    assert content_hash(str(copy)) == content_hash(str(drives / "walk0"))
+    assert content_hash(str(drives / "walk1")) != content_hash(str(copy))
+    assert content_hash(f"{copy}?from=1") != content_hash(str(copy))
+
+
+@pytest.mark.parametrize("text", ["0/3", "4/3", "1", "a/b", "1/0", "-1/3"])
+def test_a_shard_that_there_is_not(text: str):
+    with pytest.raises(ConfigError, match="i/n"):
+        parse_shard(text)
+
+
+def test_shards_share_the_drives(drives: Path, tmp_path: Path):
+    found = [set(held(tmp_path, shard=(i, 2), against=None)) for i in (1, 2)]
+    assert found[0] | found[1] == {"tunnel", "walk0", "walk1"}
+    assert not found[0] & found[1]
+
+
+def test_what_was_accepted_is_the_same_again(drives: Path, tmp_path: Path):
+    first = held(tmp_path, accepts=True)
+    shutil.rmtree(tmp_path / "out")
+    again = held(tmp_path)
+    assert [verdict.status for verdict in first.values()] == ["accepted"] * 3
+    assert [(verdict.status, verdict.level) for verdict in again.values()] == [("same", "bytes")] * 3
+    assert exit_code([*again.values()]) == 0
+
+
+def test_without_a_reference_the_verdict_says_accept(drives: Path, tmp_path: Path):
+    found = held(tmp_path)
+    assert {verdict.status for verdict in found.values()} == {"no reference"}
+    assert "--accept" in found["tunnel"].text
+    assert exit_code([*found.values()]) == 1
+    assert not (tmp_path / "reference").exists()
+
+
+def test_a_drive_recorded_anew_is_told_from_a_new_one(drives: Path, tmp_path: Path):
+    held(tmp_path, accepts=True)
+    (drives / "tunnel.mcap").unlink()
+    recording(drives / "tunnel.mcap", 13)
+    assert "another content" in held(tmp_path)["tunnel"].text
+
+
+def test_another_model_is_said_and_compared_within_statistics(drives: Path, tmp_path: Path):
+    held(tmp_path, accepts=True)
+    verdict = held(tmp_path, model="blind")["walk0"]
+    assert (verdict.status, verdict.level) == ("differs", "statistical")
+    assert "of model tiny" in verdict.text
+    assert any("pedestrian" in finding for finding in verdict.findings)
+
+
+def test_bytes_of_another_model_are_refused_with_the_reason(drives: Path, tmp_path: Path):
+    held(tmp_path, accepts=True)
+    verdict = held(tmp_path, model="blind", level="bytes")["walk0"]
+    assert verdict.status == "differs"
+    assert "can't be equal" in verdict.text
+
+
+def test_another_mode_is_refused_with_the_reason(drives: Path, tmp_path: Path):
+    held(tmp_path, accepts=True)
+    reference = next((tmp_path / "reference").glob("tunnel-*/reference.toml"))
+    reference.write_text(reference.read_text().replace('mode = "exact"', 'mode = "re-enacted"'))
+    verdict = held(tmp_path)["tunnel"]
+    assert verdict.status == "differs"
+    assert "--mode re-enacted" in verdict.text
+
+
+def test_accept_says_what_changes_and_replaces_the_result(drives: Path, tmp_path: Path):
+    held(tmp_path, accepts=True)
+    verdict = held(tmp_path, model="blind", accepts=True)["walk0"]
+    assert "model tiny -> blind" in verdict.findings
+    assert any(line.startswith("pedestrian: things 1 -> 0") for line in verdict.findings)
+    folder = next((tmp_path / "reference").glob("walk0-*"))
+    assert sorted(path.name for path in folder.iterdir()) == sorted(["reference.toml", read_reference(folder).result])
+    assert held(tmp_path, model="blind")["walk0"].status == "same"
+
+
+def test_accepting_the_same_again_changes_no_file(drives: Path, tmp_path: Path):
+    held(tmp_path, accepts=True)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "reference").rglob("*")}
+    assert {verdict.status for verdict in held(tmp_path, accepts=True).values()} == {"unchanged"}
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "reference").rglob("*")} == before
+
+
+def test_a_reference_is_a_recording_with_its_digest_and_figures(drives: Path, tmp_path: Path):
+    held(tmp_path, accepts=True)
+    folder = next((tmp_path / "reference").glob("tunnel-*"))
+    reference = read_reference(folder)
+    result = open_recording(folder / reference.result)
+    assert digest_of(result) == reference.digest
+    assert (reference.frames, reference.model, reference.figures) == (12, "tiny", figures_of(result))
+    assert reference.figures["pedestrian"] == {"frames": 12, "share": 0.132812, "things": 1}
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"])), st.text(st.characters(exclude_categories=["Cs"])))
+def test_a_reference_with_any_names_reads_back(one: str, other: str):
+    versions, figures = {one: other, other: one}, {one: {other: 0.5}, other: {one: 1, "share": 1e-7}}
+    written = Reference(1, one, other, "r", "d", 1, 1, "exact", one, "i", "e", other, "s", versions, figures)
+    assert msgspec.convert(tomllib.loads(to_toml(msgspec.to_builtins(written))), Reference) == written
+
+
+def test_a_name_that_is_no_text_fails_its_drive_only(drives: Path, tmp_path: Path):
+    (drives / "od\udcffd.mcap").write_bytes((drives / "tunnel.mcap").read_bytes())
+    (drives / "two\nlines.mcap").write_bytes((drives / "tunnel.mcap").read_bytes())
+    found = held(tmp_path)
+    assert [found[name].status for name in ("od-d", "two-lines", "tunnel")] == ["failed", "failed", "no reference"]
+    assert all(verdict.text.isprintable() for verdict in found.values())
+
+
+def test_of_the_same_model_and_settings_bytes_are_asked(drives: Path, tmp_path: Path):
+    held(tmp_path, accepts=True)
+    shutil.rmtree(drives / "walk1")
+    shutil.copytree(drives / "walk0", drives / "walk1")
+    (drives / "walk1" / "007.png").write_bytes((drives / "walk1" / "006.png").read_bytes())
+    held(tmp_path, accepts=True)
+    (one,) = (tmp_path / "reference").glob("walk0-*")
+    for other in (tmp_path / "reference").glob("walk1-*"):  # as if the masks of the last frame had become others
+        shutil.copytree(one, other, dirs_exist_ok=True)
+    verdict = held(tmp_path)["walk1"]
+    assert (verdict.status, verdict.level) == ("differs", "bytes")
+    assert any(finding.startswith("bytes of pedestrian differ") for finding in verdict.findings)
+
+
+def test_other_settings_are_said_and_compared_tightly(drives: Path, tmp_path: Path):
+    held(tmp_path, accepts=True)
+    launch = wishes(tmp_path).launch
+    assert launch is not None
+    changed = msgspec.structs.replace(launch, tracking=TrackingConfig(kind="iou", confirm_hits=9))
+    verdict = held(tmp_path, launch=changed)["walk0"]
+    assert verdict.level == "tight"
+    assert "other settings" in verdict.text
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("format = 1", "format = 2", "of format 2"),
+        ("format = 1", "format = ", "reference.toml"),
+        ('result = "', 'result = "../', "not the name of a folder"),
+        ('result = "', 'result = "x', "which is not there"),
+        ('digest = "', 'digest = "0', "not the messages"),
+    ],
+)
+def test_a_broken_reference_fails_its_drive_only(drives: Path, tmp_path: Path, old: str, new: str, says: str):
+    held(tmp_path, accepts=True)
+    file = next((tmp_path / "reference").glob("tunnel-*/reference.toml"))
+    file.write_text(file.read_text().replace(old, new, 1))
+    found = held(tmp_path)
+    assert found["tunnel"].status == "failed"
+    assert says in found["tunnel"].text
+    assert found["walk0"].status == "same"
+
+
+def test_a_result_cut_short_in_the_reference(drives: Path, tmp_path: Path):
+    held(tmp_path, accepts=True)
+    result = next((tmp_path / "reference").glob("tunnel-*/*/0000.mcap"))
+    result.write_bytes(result.read_bytes()[:2000])
+    assert held(tmp_path)["tunnel"].status == "same"  # its digest is in the file beside it
+    verdict = held(tmp_path, model="blind")["tunnel"]
+    assert verdict.status == "failed"
+    assert "\n" not in verdict.text
+
+
+def test_bad_drives_are_listed_and_end_nothing(drives: Path, tmp_path: Path):
+    held(tmp_path, accepts=True)
+    whole = (drives / "tunnel.mcap").read_bytes()
+    (drives / "torn.mcap").write_bytes(whole[: len(whole) // 2])
+    middle = slice(len(whole) // 2, len(whole) // 2 + 200)
+    (drives / "flipped.mcap").write_bytes(whole[: middle.start] + bytes(200) + whole[middle.stop :])
+    (drives / "foreign.mcap").write_bytes(b"not an MCAP file at all")
+    (drives / "empty.mp4").touch()
+    found = held(tmp_path)
+    bad = {name for name, verdict in found.items() if verdict.status == "failed"}
+    assert {"flipped", "foreign", "empty"} <= bad
+    assert all("\n" not in found[name].text for name in bad)
+    assert found["torn"].status in ("failed", "no reference")  # read to its last whole chunk, as after a crash
+    assert {found[name].status for name in ("tunnel", "walk0", "walk1")} == {"same"}
+    assert exit_code([*found.values()]) == 3
+
+
+def test_two_drives_of_one_name_have_references_of_their_own(drives: Path, tmp_path: Path):
+    picture_drive(drives / "more" / "walk0", 5)
+    asked = wishes(tmp_path)
+    held(tmp_path, accepts=True)
+    assert len(list((tmp_path / "reference").glob("walk0-*"))) == 2
+    assert len(find_drives([str(drives)])) == 4
+    assert asked.against == tmp_path / "reference"
+
+
+def test_what_is_done_is_not_done_again(drives: Path, tmp_path: Path):
+    held(tmp_path, accepts=True)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.mcap")}
+    held(tmp_path)
+    held(tmp_path, level="tight")
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.mcap")} == before
+    held(tmp_path, model="blind")
+    assert len(list((tmp_path / "out").rglob("*.mcap"))) == 2 * len(before)
+
+
+def test_references_that_can_not_be_written_are_told_first(drives: Path, tmp_path: Path):
+    (tmp_path / "taken").write_text("a file")
+    with pytest.raises(ConfigError, match="references can't be written"):
+        held(tmp_path, accepts=True, against=tmp_path / "taken")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_recording_is_replayed_as_it_was_recorded(tmp_path: Path):
+    recording(tmp_path / "drives" / "tunnel.mcap", 2)
+    tiny_launch(tmp_path)
+    verdict = held(tmp_path, launch=None, model="tiny")["tunnel"]  # its own launch file names the shipped model
+    assert verdict.outcome is not None
+    assert verdict.outcome.model == "road"
+
+
+def test_exit_codes(drives: Path):
+    (drive,) = find_drives([str(drives / "walk0")])
+    codes = {status: exit_code([Verdict(drive, "same"), Verdict(drive, status)]) for status in ("differs", "failed")}
+    assert codes == {"differs": 1, "failed": 3}
+    assert exit_code([Verdict(drive, "differs"), Verdict(drive, "failed")]) == 3
+
+
+def test_changes_name_old_and_new_figures():
+    old = {"road": {"frames": 3, "share": 0.5}, "gone": {"frames": 1}}
+    new = {"road": {"frames": 4, "share": 0.5}, "came": {"frames": 2}}
+    assert changes(old, new) == ["came: frames 2", "gone: frames 1 -> none", "road: frames 3 -> 4"]
