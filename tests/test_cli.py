@@ -89,6 +89,14 @@ def test_replay_of_pictures_runs_to_its_end(say, tmp_path, picture_drive):
     ]
 
 
+def test_a_part_of_a_drive_is_played_at_another_speed(say, tmp_path, picture_drive):
+    model = tiny_model(tmp_path, form="labels")
+    words = ["--model", model, "-e", f"ipc://{tmp_path}/s/front", "--save", tmp_path / "out", "--every", 1]
+    code, _, err = say("replay", picture_drive, "--from", 0.1, "--to", 0.3, "--speed", 10, *words)
+    assert code == 0, err
+    assert [int(p.stem) for p in sorted((tmp_path / "out").iterdir())] == list(range(3, 9))
+
+
 def test_check_names_model_and_topics(say, tmp_path):
     tiny_model(tmp_path)
     path = tmp_path / "a.toml"
@@ -145,6 +153,10 @@ def test_a_drive_that_is_none_is_refused(say, tmp_path, kind):
         (["-e", "nonsense"], "nonsense"),
         (["--launch", "none.toml"], "none.toml: no such file"),
         (["--save", "/proc/none"], "/proc/none"),
+        (["--from", "5", "--to", "2"], "from 5 to 2 s is empty"),
+        (["--from", "60"], "no frame from 60 s: its last one is at 0.633 s"),
+        (["--fast", "--speed", "2"], "as fast as possible has no speed"),
+        (["--step"], "--step: needs a terminal"),
     ],
 )
 def test_a_wrong_option_is_refused(say, picture_drive, options, says):

@@ -8,15 +8,13 @@ from itertools import pairwise
 
 import numpy as np
 
-from perception.bench.camera import camera_source, load_pictures
+from perception.bench.camera import load_pictures
+from perception.bench.camera_run import run_camera
 from perception.bench.figures import Figures
 from perception.bench.process import Usage, child, usage
 from perception.bench.settings import BenchSettings
-from perception.build import build_model, build_pipeline, build_publisher, check_launch, identity_of
 from perception.client import subscribe
 from perception.errors import PerceptionError
-from perception.health import HealthReport, Pulse
-from perception.node import Node
 from perception.stopwatch import Stopwatch
 from perception.wire import Header, Kind, TrackRow, decode, encode
 
@@ -25,42 +23,9 @@ Progress = Callable[[str], None]
 
 def bench_node(settings: BenchSettings, figures: Figures) -> None:
     """A camera of fixed rate through the whole node: rate, drops, stage times, latency, CPU."""
-    pictures, size = load_pictures(settings.drive)
-    figures.conditions["source"] = f"JPEG camera {size[0]}x{size[1]} at {settings.fps:g} fps"
-    checked, stopwatch = check_launch(settings.launch()), Stopwatch(kept=1_000_000)
-    source = camera_source(pictures, settings.fps, stopwatch)
-    identity = identity_of(checked, source.info())
-    model = build_model(checked.files, checked.launch, stopwatch)
-    pipeline = build_pipeline(model, checked, stopwatch)
-    report = HealthReport(identity.run, "", identity.clock, model.engine.name, checked.files.name, Pulse(), stopwatch)
-    publisher = build_publisher(checked, identity, stopwatch)
-    end = time.monotonic() + settings.seconds
-    sent_ns: list[int] = []
-
-    def on_scene(_: object) -> None:
-        sent_ns.append(time.monotonic_ns())
-        if time.monotonic() > end:
-            node.stop("time is up")
-
-    node = Node(source, iter(source), pipeline, publisher, report, (), on_scene)
-    figures.conditions["network"] = f"{checked.files.name} on {model.engine.name}"
-    cpu = time.process_time()
-    try:
-        summary = node.run()
-    finally:
-        node.close()
-    cpu = time.process_time() - cpu
-    status = source.status()
-    figures.add(
-        "node",
-        "run",
-        fps=summary.frames / summary.seconds,
-        frames=summary.frames,
-        dropped=status.dropped,
-        dropped_percent=100 * status.dropped / max(1, status.captured),
-        cpu_cores=cpu / summary.seconds,
-    )
-    _add_stages(figures, stopwatch, sent_ns)
+    run = run_camera(settings, load_pictures(settings.drive), figures)
+    figures.add("node", "run", **run.figures())
+    _add_stages(figures, run.stopwatch, run.sent_ns)
 
 
 def _add_stages(figures: Figures, stopwatch: Stopwatch, sent_ns: list[int]) -> None:

@@ -15,6 +15,7 @@ from perception.bench.parts import (
     bench_wire,
 )
 from perception.bench.propagator import bench_propagator
+from perception.bench.recording import bench_recording, bench_replay
 from perception.bench.settings import BenchSettings
 
 
@@ -34,6 +35,10 @@ def run_bench(parts: Sequence[str], settings: BenchSettings, say: Progress) -> F
                 bench_start(settings, figures, free_endpoint())
             case "subscriber":
                 bench_subscriber(settings, figures, free_endpoint())
+            case "recording":
+                bench_recording(settings, figures, say)
+            case "replay":
+                bench_replay(settings, figures, say)
             case "soak":
                 bench_soak(settings, figures, free_endpoint(), say)
             case _:

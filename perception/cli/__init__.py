@@ -41,12 +41,18 @@ def main() -> None:
     """Run a command; what a user can mend is one line on stderr and exit code 2."""
     for room in (
         "play",
+        "replay",
+        "record",
         "prompt",
+        "compare",
+        "test",
         "inspect",
         "train",
         "evaluate",
         "export",
         "memory",
+        "drive",
+        "drive_tools",
     ):  # importing one registers its commands, in the order of --help
         importlib.import_module(f"perception.cli.{room}")
 

@@ -89,6 +89,8 @@ class Part(StrEnum):
     PROPAGATOR = "propagator"
     START = "start"
     SUBSCRIBER = "subscriber"
+    RECORDING = "recording"
+    REPLAY = "replay"
     SOAK = "soak"
 
 
@@ -98,7 +100,7 @@ def bench(
         list[Part] | None, typer.Argument(help="What to measure; node, wire and start by default.")
     ] = None,
     drive: Annotated[str, typer.Option(help="A video or a folder of pictures; empty: a rendered drive.")] = "",
-    seconds: Annotated[float, typer.Option(min=1, help="How long node, subscriber and soak run.")] = 20.0,
+    seconds: Annotated[float, typer.Option(min=1, help="How long node, subscriber, recording and soak run.")] = 20.0,
     model: Annotated[str, typer.Option(help="A shipped model's name or an .onnx file.")] = "road",
     engine: Annotated[str, typer.Option(help="auto, onnxruntime or openvino.")] = "auto",
     threads: Annotated[int, typer.Option(min=0, help="Worker threads of the engine; 0: all cores.")] = 0,
@@ -107,7 +109,8 @@ def bench(
     tracking: Annotated[str, typer.Option(help="auto, iou, affinity or memory; propagator measures all.")] = "auto",
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the figures here.")] = None,
 ) -> None:
-    """Measure the node under a fixed-rate camera, wire, propagators, start-up, a slow subscriber, a long run."""
+    """Measure the node under a fixed-rate camera, wire, propagators, start-up, a slow subscriber, what
+    recording costs, how fast a drive is replayed, a long run."""
     from perception.bench.run import run_bench
     from perception.bench.settings import BenchSettings
 

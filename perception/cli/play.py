@@ -1,19 +1,25 @@
-"""run, replay, watch: what moves."""
+"""run, watch: what moves."""
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import typer
 
 from perception.cli import app
-from perception.config import Launch, SourceConfig, read_launch
-from perception.errors import ConfigError
+from perception.config import Launch, read_launch
 from perception.protocols import Sink
 
+if TYPE_CHECKING:
+    from perception.node import Node
+
 Endpoint = Annotated[str, typer.Option("--endpoint", "-e", help="Where the masks go, or come from.")]
+Driving = Callable[["Node"], AbstractContextManager[None]]
 DEFAULT_ENDPOINT = "tcp://127.0.0.1:5601"
 
 
@@ -21,59 +27,39 @@ DEFAULT_ENDPOINT = "tcp://127.0.0.1:5601"
 def run(
     launch_file: Annotated[Path, typer.Argument(help="A TOML file; see launch/ for examples.", show_default=False)],
     save: Annotated[Path | None, typer.Option(help="Also write overlay pictures into this folder.")] = None,
+    record: Annotated[bool, typer.Option("--record", help="Record it, as `perception record` does.")] = False,
 ) -> None:
     """Run the node live, as a launch file describes it, until Ctrl-C."""
-    _play(read_launch(launch_file), save, every=30)
+    launch = read_launch(launch_file)
+    play(msgspec.structs.replace(launch, record=launch.record or record), save)
 
 
-@app.command()
-def replay(
-    drive: Annotated[
-        str, typer.Argument(help="A video file, a folder of pictures, or nothing: a rendered drive.")
-    ] = "",
-    launch: Annotated[Path | None, typer.Option(help="Take everything but the source from this launch file.")] = None,
-    endpoint: Annotated[list[str] | None, typer.Option("--endpoint", "-e", help="Where the masks go.")] = None,
-    topic: Annotated[
-        list[str] | None, typer.Option("--topic", "-t", help="Which masks: road, lane, pedestrian, ...")
-    ] = None,
-    model: Annotated[str, typer.Option(help="A shipped model's name or an .onnx file with its card.")] = "",
-    engine: Annotated[str, typer.Option(help="auto, onnxruntime or openvino.")] = "",
-    network_every: Annotated[int | None, typer.Option(min=1, help="The network looks at every n-th frame.")] = None,
-    fast: Annotated[bool, typer.Option("--fast", help="As fast as possible instead of at the drive's pace.")] = False,
-    loop: Annotated[bool, typer.Option("--loop", help="Begin anew at the end, until Ctrl-C.")] = False,
-    save: Annotated[Path | None, typer.Option(help="Write overlay pictures into this folder.")] = None,
-    every: Annotated[int, typer.Option(min=1, help="With --save: every n-th frame.")] = 10,
+def play(
+    launch: Launch,
+    save: Path | None = None,
+    every: int = 30,
+    driving: Driving | None = None,
+    seconds: float | None = None,
 ) -> None:
-    """Play a recorded drive through the node: every frame, in order, same masks every time."""
-    base = read_launch(launch) if launch else Launch(version=1)
-    replace = msgspec.structs.replace
-    source = SourceConfig(url=drive, realtime=not fast, loop=loop)
-    changed = replace(base, source=source)
-    if endpoint:
-        changed = replace(changed, publish=replace(base.publish, endpoints=tuple(endpoint)))
-    if topic:
-        changed = replace(changed, topics=tuple(topic))
-    choices: dict[str, object] = {"path": model, "engine": engine, "network_every": network_every}
-    chosen = {key: value for key, value in choices.items() if value}
-    changed = replace(changed, model=replace(base.model, **chosen))
-    _play(_checked(changed), save, every)
-
-
-def _checked(launch: Launch) -> Launch:
-    """Options go through the same checks as a launch file."""
-    try:
-        return msgspec.convert(msgspec.to_builtins(launch), Launch)
-    except msgspec.ValidationError as error:
-        raise ConfigError(str(error).replace(" - at `$", " - at `")) from None
-
-
-def _play(launch: Launch, save: Path | None, every: int) -> None:
+    """Run a node to its end, or for so long; `driving` is entered once it is built, and left however it ends."""
     from perception.display import Display
     from perception.runner import run_launch
 
     display = Display(launch)
     sinks = [_pictures(save, every, launch)] if save else []
-    summary, node = run_launch(launch, sinks, display.opened, display.scene)
+    with ExitStack() as stack:
+
+        def opened(node: Node) -> None:
+            display.opened(node)
+            if driving:
+                stack.enter_context(driving(node))
+            if seconds:
+                timer = threading.Timer(seconds, node.stop, (f"{seconds:g} s are over",))
+                timer.daemon = True
+                timer.start()
+                stack.callback(timer.cancel)
+
+        summary, node = run_launch(launch, sinks, opened, display.scene)
     display.ended(summary, node, save)
 
 

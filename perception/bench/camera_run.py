@@ -1,0 +1,84 @@
+"""One run of a whole node under a camera of fixed rate."""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field
+
+import msgspec
+
+from perception.bench.camera import camera_source
+from perception.bench.figures import Figures
+from perception.bench.settings import BenchSettings
+from perception.build import (
+    build_logbook,
+    build_model,
+    build_pipeline,
+    build_publisher,
+    build_report,
+    check_launch,
+    identity_of,
+    listen,
+)
+from perception.config import RecordConfig
+from perception.node import Node
+from perception.protocols import SourceStatus
+from perception.stopwatch import Stopwatch
+
+Pictures = tuple[list[bytes], tuple[int, int]]
+
+
+@dataclass
+class CameraRun:
+    """What came of it."""
+
+    frames: int
+    seconds: float
+    cpu_s: float
+    status: SourceStatus
+    stopwatch: Stopwatch
+    sent_ns: list[int] = field(repr=False)
+
+    def figures(self) -> dict[str, float]:
+        status = self.status
+        return {
+            "fps": self.frames / self.seconds,
+            "frames": self.frames,
+            "dropped": status.dropped,
+            "dropped_percent": 100 * status.dropped / max(1, status.captured),
+            "cpu_cores": self.cpu_s / self.seconds,
+        }
+
+
+def run_camera(
+    settings: BenchSettings, pictures: Pictures, figures: Figures, record: RecordConfig | None = None
+) -> CameraRun:
+    """The node for `settings.seconds` under a JPEG camera, recording where that is asked for."""
+    launch = msgspec.structs.replace(settings.launch(), record=record or False)
+    checked, stopwatch = check_launch(launch), Stopwatch(kept=1_000_000)
+    frames, size = pictures
+    source, sent_ns = camera_source(frames, settings.fps, stopwatch), list[int]()
+    identity = identity_of(checked, source.info())
+    with ExitStack() as opened:
+        model = opened.enter_context(closing(build_model(checked.files, launch, stopwatch)))
+        pipeline = build_pipeline(model, checked, stopwatch)
+        publisher = opened.enter_context(closing(build_publisher(checked, identity, stopwatch)))
+        report = build_report(checked, identity, model.engine.name, stopwatch)
+        logbook = build_logbook(checked, identity, pipeline, publisher, report.engine) if record else None
+        sinks = listen(launch, logbook, source, None) if logbook else ()
+        end = time.monotonic() + settings.seconds
+
+        def on_scene(_: object) -> None:
+            sent_ns.append(time.monotonic_ns())
+            if time.monotonic() > end:
+                node.stop("time is up")
+
+        node = Node(source, iter(source), pipeline, publisher, report, sinks, on_scene, logbook=logbook)
+        opened.callback(node.close)
+        cpu_s = time.process_time()
+        summary = node.run()
+        cpu_s = time.process_time() - cpu_s
+    figures.conditions["source"] = f"JPEG camera {size[0]}x{size[1]} at {settings.fps:g} fps"
+    figures.conditions["network"] = f"{checked.files.name} on {model.engine.name}"
+    return CameraRun(summary.frames, summary.seconds, cpu_s, source.status(), stopwatch, sent_ns)

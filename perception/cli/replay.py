@@ -1,0 +1,127 @@
+"""replay: a recorded drive, played to subscribers, or gone through again as fast as possible."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+
+from perception.cli import app
+from perception.cli.play import Driving, play
+from perception.config import Launch, SourceConfig, read_launch
+from perception.errors import ConfigError
+
+AGAIN, WHAT_IF = "Gone through again, without sockets", "With --mode what-if"
+EXAMPLES = """
+Examples:
+
+    perception replay drive.mp4 --speed 0.5 --from 10     to subscribers, at half its pace
+
+    perception replay drives/front-TIME -o result         every frame, as fast as possible: the same each time
+
+    perception replay drives/front-TIME --mode re-enacted        as decided on the road: the same bytes?
+
+    perception replay drives/front-TIME --mode what-if --slower 2 -o slow       on a machine that needs twice as long
+"""
+
+
+@app.command(epilog=EXAMPLES)
+def replay(
+    drive: Annotated[
+        str,
+        typer.Argument(
+            help="A video, a folder of pictures, an MCAP recording, a ROS 2 or ROS 1 bag (DRIVE?topic=/cam/image_raw),"
+            " or nothing: a rendered drive."
+        ),
+    ] = "",
+    launch: Annotated[Path | None, typer.Option(help="Take everything but the source from this launch file.")] = None,
+    endpoint: Annotated[list[str] | None, typer.Option("--endpoint", "-e", help="Where the masks go.")] = None,
+    topic: Annotated[
+        list[str] | None, typer.Option("--topic", "-t", help="Which masks: road, lane, pedestrian, ...")
+    ] = None,
+    model: Annotated[str, typer.Option(help="A shipped model's name or an .onnx file with its card.")] = "",
+    engine: Annotated[str, typer.Option(help="auto, onnxruntime or openvino.")] = "",
+    network_every: Annotated[int | None, typer.Option(min=1, help="The network looks at every n-th frame.")] = None,
+    fast: Annotated[bool, typer.Option("--fast", help="As fast as possible instead of at the drive's pace.")] = False,
+    speed: Annotated[float, typer.Option(min=0.1, max=10, help="Times as fast as it was recorded.")] = 1.0,
+    begin: Annotated[float, typer.Option("--from", min=0, help="Begin so many seconds into the drive.")] = 0.0,
+    end: Annotated[float | None, typer.Option("--to", min=0, help="End before so many seconds.")] = None,
+    step: Annotated[
+        bool,
+        typer.Option("--step", help="Hold each frame: Enter or space the next one, p play on or pause, q quit."),
+    ] = False,
+    loop: Annotated[bool, typer.Option("--loop", help="Begin anew at the end, until Ctrl-C.")] = False,
+    save: Annotated[Path | None, typer.Option(help="Write overlay pictures into this folder.")] = None,
+    every: Annotated[int, typer.Option(min=1, help="With --save: every n-th frame.")] = 10,
+    mode: Annotated[
+        str | None,
+        typer.Option(help="exact (every frame), re-enacted (as decided on the road), what-if.", rich_help_panel=AGAIN),
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Keep the result.", rich_help_panel=AGAIN)] = None,
+    slower: Annotated[
+        float, typer.Option(min=0.01, help="A machine that needs so many times as long.", rich_help_panel=WHAT_IF)
+    ] = 1.0,
+    network_ms: Annotated[
+        float | None, typer.Option(min=0.01, help="A frame takes so long, not as recorded.", rich_help_panel=WHAT_IF)
+    ] = None,
+    carry_ms: Annotated[
+        float | None, typer.Option(min=0.01, help="One that the network skips so long.", rich_help_panel=WHAT_IF)
+    ] = None,
+    camera_every: Annotated[
+        int, typer.Option(min=1, help="The camera gives every n-th frame only.", rich_help_panel=WHAT_IF)
+    ] = 1,
+) -> None:
+    """Play a recorded drive through the node: every frame, in order, same masks every time."""
+    choices = {"path": model, "engine": engine, "network_every": network_every}
+    if mode or out:
+        from perception.cli.offline import Wished, replay_offline
+
+        wished = Wished(mode or "exact", begin, end, network_every, slower, network_ms, carry_ms, camera_every)
+        if wished.is_what_if:
+            del choices["network_every"]  # what is asked, not how it was recorded
+        replay_offline(drive, _offline_launch(drive, launch, topic, choices), out, wished)
+        return
+    driving = _stepping() if step else None
+    if fast and speed != 1:
+        raise ConfigError(f"--fast and --speed {speed:g}: as fast as possible has no speed: leave one out")
+    source = SourceConfig(url=drive, realtime=not fast, loop=loop, speed=speed, begin_s=begin, end_s=end)
+    changed = msgspec.structs.replace(read_launch(launch) if launch else Launch(version=1), source=source)
+    if endpoint:
+        changed = msgspec.structs.replace(
+            changed, publish=msgspec.structs.replace(changed.publish, endpoints=tuple(endpoint))
+        )
+    play(_changed(changed, topic, choices), save, every, driving)
+
+
+def _offline_launch(
+    drive: str, launch: Path | None, topics: list[str] | None, choices: dict[str, object]
+) -> Launch | None:
+    """How to go through a drive: as the launch file says, else as it was recorded, with these choices."""
+    if launch:
+        return _changed(read_launch(launch), topics, choices)
+    from perception.replay.drive import RecordedDrive, is_recording
+
+    base = RecordedDrive(Path(drive)).launch() if is_recording(Path(drive)) else Launch(version=1)
+    return _changed(base, topics, choices)
+
+
+def _changed(launch: Launch, topics: list[str] | None, choices: dict[str, object]) -> Launch:
+    """With the choices that were made; they go through the same checks as a launch file."""
+    chosen = {key: value for key, value in choices.items() if value}
+    changed = msgspec.to_builtins(launch)
+    changed["model"] = msgspec.to_builtins(launch.model) | chosen
+    if topics:
+        changed["topics"] = topics
+    try:
+        return msgspec.convert(changed, Launch)
+    except msgspec.ValidationError as error:
+        raise ConfigError(str(error).replace(" - at `$", " - at `")) from None
+
+
+def _stepping() -> Driving:
+    from perception.cli.stepping import require_terminal, stepping  # where there are no POSIX terminals: only if asked
+
+    require_terminal()
+    return stepping
