@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from perception.drives.layout import Decision
 from perception.errors import RecordingError
-from perception.replay.what_if import NEWER, MachineSpeed, Policy, decide, measured, summary
+from perception.replay.what_if import NEWER, MachineSpeed, Policy, Simulation, measured, summary
 
 MS = 1_000_000
 
@@ -21,7 +21,12 @@ def camera(count: int, period_ms: float = 33.0) -> list[Decision]:
     return [Decision(i, stamp, "stepped", arrived_ns=stamp + 2 * MS) for i, stamp in enumerate(stamps)]
 
 
-def what(decisions: tuple[Decision, ...]) -> list[str]:
+def decide(captured: list[Decision], policy: Policy, speed: MachineSpeed) -> list[Decision]:
+    simulation = Simulation(policy, speed)
+    return sorted(simulation.feed(captured) + simulation.finish(), key=lambda d: d.frame_seq)
+
+
+def what(decisions: list[Decision]) -> list[str]:
     return [d.what for d in decisions]
 
 
@@ -101,3 +106,12 @@ def test_the_summary_counts():
     decided = decide(camera(7), Policy(), MachineSpeed((80 * MS,), ()))
     assert "4 of 7 frames stepped" in summary(decided)
     assert "3 dropped" in summary(decided)
+
+
+def test_fed_in_pieces_it_decides_the_same():
+    speed, whole = MachineSpeed((80 * MS, 20 * MS), (5 * MS,)), camera(40)
+    simulation, made = Simulation(Policy(2), speed), []
+    for i in range(0, 40, 7):
+        made += simulation.feed(whole[i : i + 7])
+    made += simulation.finish()
+    assert sorted(made, key=lambda d: d.frame_seq) == decide(whole, Policy(2), speed)

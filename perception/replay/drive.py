@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import bisect
 import contextlib
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
@@ -16,23 +16,24 @@ from perception.drives.frames import StoredFrame, stored_frames
 from perception.drives.layout import ACTIVE, SUFFIX, About, ControlCall, Decision, Record, StateRow
 from perception.drives.recording import Recording, open_recording
 from perception.errors import RecordingError
+from perception.replay.result import compared_topics
 
 _decisions = msgspec.json.Decoder(Decision).decode
 _calls = msgspec.msgpack.Decoder(ControlCall).decode
 _states = msgspec.msgpack.Decoder(StateRow).decode
 T = TypeVar("T")
+FIRST = 64  # decisions among which the first frame's is
 SPANS_NS = (15_000_000_000, 60_000_000_000)  # how far back to look for a state first [ns]
 
 
 class RecordedDrive:
-    """What is needed of a recording to go through it again.
+    """What is needed of a recording to go through it again; read as it is asked for.
 
     Attributes:
-        decisions: one a captured frame, in the order of capture.
-        calls: requests that were answered after a frame, by its seq.
+        first_ns, last_ns: stamps of the first frame, and of the last message or frame [ns].
 
     Raises:
-        RecordingError: it is not ours, or damaged.
+        RecordingError: it is not ours, holds no frame, or is damaged.
     """
 
     def __init__(self, path: Path) -> None:
@@ -40,14 +41,35 @@ class RecordedDrive:
         if self.recording.about is None:
             raise RecordingError(f"{path}: not a recording of perception's: it is a source of frames, no more")
         self.about: About = self.recording.about
-        camera = self.about.camera
-        found = [self._read(_decisions, record) for record in self._rows(layout.decisions(camera))]
-        found = found or [self._taken(record) for record in self._rows(layout.image(camera))]
-        self.decisions: tuple[Decision, ...] = tuple(sorted(found, key=lambda d: d.frame_seq))
-        self.calls: dict[int, list[ControlCall]] = {}
-        for record in self._rows(layout.control(camera)):
+        camera, channels = self.about.camera, self.recording.channels
+        self._frames_topic = next((t for t in (layout.decisions(camera), layout.image(camera)) if t in channels), "")
+        begin = self.recording.messages({self._frames_topic}) if self._frames_topic else ()
+        # a frame that was dropped at once is decided about before an earlier one that took its time
+        first_ns = min((record.log_ns for record in islice(begin, FIRST)), default=None)
+        if first_ns is None:
+            raise RecordingError(f"{path}: no frame was decided about: there is nothing to follow")
+        self.first_ns = first_ns - self.about.wall_offset_ns
+        self.last_ns = (self.recording.end_ns or first_ns) - self.about.wall_offset_ns
+
+    def decisions_between(self, begin_ns: int, end_ns: int) -> list[Decision]:
+        """What was decided about the frames captured in this time, in the order of capture."""
+        records = self._rows(self._frames_topic, begin_ns, end_ns)
+        if self._frames_topic == layout.image(self.about.camera):
+            return [self._taken(record) for record in records]
+        return sorted((self._read(_decisions, record) for record in records), key=lambda d: d.frame_seq)
+
+    def calls_between(self, begin_ns: int, end_ns: int) -> dict[int, list[ControlCall]]:
+        """Requests that were answered after frames of this time, by the frame's seq."""
+        calls: dict[int, list[ControlCall]] = {}
+        for record in self._rows(layout.control(self.about.camera), begin_ns, end_ns):
             call = self._read(_calls, record)
-            self.calls.setdefault(call.frame_seq, []).append(call)
+            calls.setdefault(call.frame_seq, []).append(call)
+        return calls
+
+    def messages_between(self, begin_ns: int, end_ns: int) -> Iterator[Record]:
+        """The messages about frames of this time that another run can be compared with."""
+        offset = self.about.wall_offset_ns
+        return self.recording.messages(compared_topics(self.recording), begin_ns + offset, end_ns + offset)
 
     def launch(self) -> Launch:
         """The configuration that it was recorded with."""
@@ -62,16 +84,12 @@ class RecordedDrive:
         Raises:
             RecordingError: there is none.
         """
-        if not self.decisions:
-            raise RecordingError(f"{self.recording.path}: no frame was decided about: there is nothing to follow")
-        begin_ns = self.decisions[0].stamp_ns + round(begin_s * 1e9)
-        place = bisect.bisect_left(self.decisions, begin_ns, key=lambda d: d.stamp_ns)
-        if place == len(self.decisions):
-            length_s = (self.decisions[-1].stamp_ns - self.decisions[0].stamp_ns) / 1e9
-            raise RecordingError(
-                f"{self.recording.path}: it is {length_s:.1f} s long: nothing is there at {begin_s:g} s"
-            )
-        return self.decisions[place]
+        begin_ns = self.first_ns + round(begin_s * 1e9)
+        for span_ns in (*SPANS_NS, self.last_ns - begin_ns):
+            if found := self.decisions_between(begin_ns, begin_ns + span_ns + 1):
+                return found[0]
+        length_s = (self.last_ns - self.first_ns) / 1e9
+        raise RecordingError(f"{self.recording.path}: it is {length_s:.1f} s long: nothing is there at {begin_s:g} s")
 
     def state_before(self, first: Decision) -> StateRow | None:
         """The newest state that was kept before this frame; None where there is none."""
@@ -86,17 +104,20 @@ class RecordedDrive:
                     return row
         return None
 
-    def frames(self, seqs: set[int], begin_ns: int | None = None) -> Iterator[StoredFrame]:
-        """The images of these frames that were recorded."""
-        return stored_frames(self.recording, seqs.__contains__, begin_ns)
+    def frames(self, seqs: set[int], begin_ns: int, end_ns: int) -> Iterator[StoredFrame]:
+        """The images of these frames of this time that were recorded."""
+        return stored_frames(self.recording, seqs.__contains__, begin_ns, end_ns)
 
     def _taken(self, record: Record) -> Decision:
         """For a recording of images alone, which no node made: all of them are to be stepped."""
         stamp_ns = record.log_ns - self.about.wall_offset_ns
         return Decision(record.sequence, stamp_ns, "stepped", arrived_ns=stamp_ns)
 
-    def _rows(self, topic: str) -> Iterator[Record]:
-        return self.recording.messages({topic}) if topic in self.recording.channels else iter(())
+    def _rows(self, topic: str, begin_ns: int, end_ns: int) -> Iterator[Record]:
+        if topic not in self.recording.channels:
+            return iter(())
+        offset = self.about.wall_offset_ns
+        return self.recording.messages({topic}, begin_ns + offset, end_ns + offset)
 
     def _read(self, decode: Callable[[bytes], T], record: Record) -> T:
         try:

@@ -12,17 +12,22 @@ import msgspec
 
 from perception.build import about_of, build_source, calibration_hash, check_calibration, identity_of, replay_run
 from perception.config import SourceConfig
+from perception.drives import layout
 from perception.drives.layout import About, Decision, StateRow
 from perception.errors import RecordingError
-from perception.replay import plans, what_if
+from perception.replay import what_if
+from perception.replay.deciding import AsThen, Decider, Exactly
 from perception.replay.drive import RecordedDrive
 from perception.replay.follow import Planned
+from perception.replay.plans import Part, Walk
+from perception.replay.plans import of_source as plan_of_source
 from perception.replay.result import Sameness
 from perception.replay.stage import Stage
-from perception.replay.what_if import MachineSpeed, Policy
+from perception.replay.what_if import MachineSpeed, Policy, Simulation
 from perception.sinks.messages import Identity
 
 LONGEST_S = 1e7
+MEASURED_NS = 60_000_000_000  # of the part, from which the machine's speed is known [ns]
 Mode = Literal["exact", "re-enacted", "what-if"]
 
 
@@ -54,56 +59,46 @@ class Performance:
     total: int = 0  # frames; 0 where nobody knows
     state: StateRow | None = None  # to begin with
     sameness: Sameness | None = None  # with what was said then
-    left_out: tuple[Decision, ...] = ()  # on frames that are not stepped
+    walk: Walk | None = None  # the plan, where it is of a recording
     begin_s: float = 0.0  # in the drive
-    said: str = ""  # what was decided
 
 
 def of_recording(drive: RecordedDrive, stage: Stage, wishes: Wishes) -> Performance:
     """A recording of ours. Raises PerceptionError where it can't be replayed as it is wished."""
-    about, launch = drive.about, stage.launch
+    about = drive.about
     _check_same(drive, stage, wishes.mode)
-    whole_ns, first = drive.first_from(0.0).stamp_ns, drive.first_from(wishes.begin_s)
-    window = (first.stamp_ns, whole_ns + round((wishes.end_s or LONGEST_S) * 1e9))
+    first = drive.first_from(wishes.begin_s)
     state = _state_for(drive, stage, first, wishes)
-    if state and state.frame_seq >= 0:
-        window = (state.stamp_ns + 1, window[1])
-    decisions, said = _decided(drive, stage, wishes, window, state.steps if state else 0)
-    stepped = {d.frame_seq for d in decisions if d.what == "stepped"}
-    if not stepped:
-        raise RecordingError(f"{drive.recording.path}: no frame in this part of the drive: give another one")
-    is_same = wishes.mode == "re-enacted"
-    calls = plans.calls_after(stepped, drive.calls)
-    plan = plans.of_drive(decisions, drive.frames(stepped, window[0]), launch.camera, calls, is_same)
+    begin_ns = state.stamp_ns + 1 if state and state.frame_seq >= 0 else first.stamp_ns
+    part = begin_ns, drive.first_ns + round((wishes.end_s or LONGEST_S) * 1e9)
+    sameness = Sameness() if wishes.mode == "re-enacted" else None
+    decider = _decider(drive, stage, wishes, part, state.steps if state else 0)
+    walk = Walk(drive, decider, part, stage.launch.camera, sameness)
     identity = _identity(drive, stage, wishes)
     result = about_of(stage.checked, identity, stage.engine, about.recording, wishes.mode, about.is_exact)
     return Performance(
-        plan,
-        identity,
-        result,
-        len(stepped),
-        state,
-        Sameness.with_recorded(drive.recording) if is_same else None,
-        tuple(d for d in decisions if d.what != "stepped"),
-        (window[0] - whole_ns) / 1e9,
-        said,
+        walk, identity, result, _count(drive, part), state, sameness, walk, (begin_ns - drive.first_ns) / 1e9
     )
 
 
-def _decided(
-    drive: RecordedDrive, stage: Stage, wishes: Wishes, window: plans.Window, steps: int
-) -> tuple[list[Decision], str]:
-    """One decision a frame of the window, and a word on them."""
-    every, engine = stage.launch.model.network_every, stage.engine
+def _count(drive: RecordedDrive, part: Part) -> int:
+    """About how many frames a part of a drive has, for a progress bar; 0 where nobody knows."""
+    known = drive.recording.channels.get(layout.image(drive.about.camera))
+    whole_ns = drive.last_ns - drive.first_ns
+    if known is None or known.count is None or whole_ns <= 0:
+        return 0
+    return round(known.count * (min(part[1], drive.last_ns) - part[0]) / whole_ns)
+
+
+def _decider(drive: RecordedDrive, stage: Stage, wishes: Wishes, part: Part, steps: int) -> Decider:
+    every = stage.launch.model.network_every
     match wishes.mode:
         case "exact":
-            return plans.exact(drive.decisions, window, steps, every, engine), ""
+            return Exactly(steps, every, stage.engine)
         case "re-enacted":
-            return plans.re_enacted(drive.decisions, window), ""
-    captured = plans.re_enacted(drive.decisions, window)
-    speed = (wishes.speed or what_if.measured(drive.decisions)).scaled(wishes.slower)
-    decided = what_if.decide(captured, wishes.policy or Policy(every), speed)
-    return list(decided), what_if.summary(decided)
+            return AsThen()
+    speed = wishes.speed or what_if.measured(drive.decisions_between(part[0], part[0] + MEASURED_NS))
+    return Simulation(wishes.policy or Policy(every), speed.scaled(wishes.slower))
 
 
 def _state_for(drive: RecordedDrive, stage: Stage, first: Decision, wishes: Wishes) -> StateRow | None:
@@ -157,6 +152,6 @@ def of_source(drive: str, stage: Stage, wishes: Wishes, stack: contextlib.ExitSt
         raise RecordingError(f"{drive}: a live source can't be replayed: record it first")
     check_calibration(checked, info)
     identity = identity_of(checked, info)
-    plan = plans.of_source(source, launch.model.network_every, stage.engine)
+    plan = plan_of_source(source, launch.model.network_every, stage.engine)
     about = about_of(checked, identity, stage.engine, info.identity, "exact", True)
     return Performance(plan, identity, about)

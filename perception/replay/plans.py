@@ -1,4 +1,4 @@
-"""Which frames of a drive are stepped, and how: one plan for each way of replaying."""
+"""Which frames of a drive are stepped next, and how, with their images and what was asked after them."""
 
 from __future__ import annotations
 
@@ -8,39 +8,15 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from perception.drives.frames import StoredFrame
 from perception.drives.layout import ControlCall, Decision
 from perception.errors import RecordingError
+from perception.replay.deciding import Decider
+from perception.replay.drive import RecordedDrive
 from perception.replay.follow import Planned
+from perception.replay.result import Sameness
 from perception.types import Frame
 
-Window = tuple[int, int]
+STRETCH_NS = 20_000_000_000  # of a drive that is read at once [ns]
+Part = tuple[int, int]
 """Stamps [ns] of the frames of a part of a drive, half open."""
-
-
-def exact(decisions: Sequence[Decision], window: Window, steps: int, network_every: int, engine: str) -> list[Decision]:
-    """Every captured frame in order, whatever became of it then.
-
-    Args:
-        steps: frames that were taken before the window.
-    """
-    frames = [d for d in decisions if window[0] <= d.stamp_ns < window[1] and d.what != "broken"]
-    return [
-        Decision(d.frame_seq, d.stamp_ns, "stepped", "", (steps + i) % network_every == 0, engine)
-        for i, d in enumerate(frames)
-    ]
-
-
-def re_enacted(decisions: Sequence[Decision], window: Window) -> list[Decision]:
-    """What was decided then, once more."""
-    return [d for d in decisions if window[0] <= d.stamp_ns < window[1]]
-
-
-def calls_after(stepped: Collection[int], calls: Mapping[int, Sequence[ControlCall]]) -> dict[int, list[ControlCall]]:
-    """The calls by the frame that they are to follow now: their own, or the newest stepped one before it."""
-    order, found = sorted(stepped), dict[int, list[ControlCall]]()
-    for seq in sorted(calls):
-        place = bisect.bisect_right(order, seq)
-        if place:
-            found.setdefault(order[place - 1], []).extend(calls[seq])
-    return found
 
 
 def of_source(frames: Iterable[Frame], network_every: int, engine: str) -> Iterator[Planned]:
@@ -49,33 +25,79 @@ def of_source(frames: Iterable[Frame], network_every: int, engine: str) -> Itera
         yield Planned(frame, Decision(frame.seq, frame.stamp_ns, "stepped", "", i % network_every == 0, engine))
 
 
-def of_drive(
-    decisions: Sequence[Decision],
-    images: Iterable[StoredFrame],
-    camera: str,
-    calls: Mapping[int, Sequence[ControlCall]],
-    is_strict: bool,
-) -> Iterator[Planned]:
-    """The stepped frames among these decisions with their images.
+class Walk:
+    """Goes through a part of a recording, a stretch at a time: an hour begins at once and needs no memory.
 
     Args:
-        images: of the stepped frames; one that is missing or broken is left out, unless `is_strict`.
+        part: of the drive.
+        camera: name of the frames' camera.
+        sameness: is told what was said then, and the images must all be there; None where neither matters.
 
-    Raises:
-        RecordingError: `is_strict`, and an image is missing or broken.
+    Attributes:
+        made: the decisions so far.
     """
-    wanted = {d.frame_seq: d for d in decisions if d.what == "stepped"}
-    for image in images:
-        decision = wanted.pop(image.seq, None)
-        if decision is None:
-            continue
-        if image.image is not None:
-            frame = Frame(image.seq, decision.stamp_ns, camera, image.image)
-            yield Planned(frame, decision, tuple(calls.get(image.seq, ())))
-        elif is_strict:
-            raise RecordingError(f"the image of frame {image.seq} can't be decoded: what was decided can't be followed")
-    if wanted and is_strict:
-        raise RecordingError(
-            f"{len(wanted)} frames that were stepped have no image, the first is {min(wanted)}: the recording is "
-            "incomplete (perception drive info says why); replay it exactly, or another part of it"
-        )
+
+    def __init__(
+        self, drive: RecordedDrive, decider: Decider, part: Part, camera: str, sameness: Sameness | None
+    ) -> None:
+        self._drive, self._decider, self._part = drive, decider, part
+        self._camera, self._sameness = camera, sameness
+        self.made: list[Decision] = []
+
+    @property
+    def left_out(self) -> list[Decision]:
+        """The decisions so far on frames that are not stepped."""
+        return [decision for decision in self.made if decision.what != "stepped"]
+
+    def __iter__(self) -> Iterator[Planned]:
+        """Raises RecordingError for damage, and where an image is missing that must be there."""
+        begin_ns, end_ns = self._part[0], min(self._part[1], self._drive.last_ns + 1)
+        while begin_ns < end_ns:
+            stretch = begin_ns, min(begin_ns + STRETCH_NS, end_ns)
+            if self._sameness:
+                self._sameness.expect(self._drive.messages_between(*stretch))
+            calls = self._drive.calls_between(*stretch)
+            yield from self._planned(self._decider.feed(self._drive.decisions_between(*stretch)), calls, stretch[1])
+            begin_ns = stretch[1]
+        yield from self._planned(self._decider.finish(), {}, end_ns)
+
+    def _planned(
+        self, decided: list[Decision], calls: Mapping[int, Sequence[ControlCall]], end_ns: int
+    ) -> Iterator[Planned]:
+        self.made += decided
+        wanted = {d.frame_seq: d for d in decided if d.what == "stepped"}
+        if not wanted:
+            return
+        begin_ns = min(d.stamp_ns for d in wanted.values())  # a frame may have waited since the stretch before
+        images = self._drive.frames(set(wanted), begin_ns, end_ns)
+        yield from self._with_images(wanted, images, calls_after(wanted, calls))
+
+    def _with_images(
+        self, wanted: dict[int, Decision], images: Iterable[StoredFrame], calls: Mapping[int, Sequence[ControlCall]]
+    ) -> Iterator[Planned]:
+        for image in images:
+            decision = wanted.pop(image.seq, None)
+            if decision is None:
+                continue
+            if image.image is not None:
+                frame = Frame(image.seq, decision.stamp_ns, self._camera, image.image)
+                yield Planned(frame, decision, tuple(calls.get(image.seq, ())))
+            elif self._sameness:
+                raise RecordingError(f"the image of frame {image.seq} can't be decoded: replay the drive exactly")
+        if wanted and self._sameness:
+            raise RecordingError(
+                f"{len(wanted)} frames that were stepped have no image, the first is {min(wanted)}: the recording is "
+                "incomplete (perception drive info says why); replay it exactly, or another part of it"
+            )
+
+
+def calls_after(stepped: Collection[int], calls: Mapping[int, Sequence[ControlCall]]) -> dict[int, list[ControlCall]]:
+    """The calls by the frame that they are to follow now: their own, or the newest stepped one before it.
+
+    Those before all of these follow the first one.
+    """
+    order, found = sorted(stepped), dict[int, list[ControlCall]]()
+    for seq in sorted(calls):
+        place = max(0, bisect.bisect_right(order, seq) - 1)
+        found.setdefault(order[place], []).extend(calls[seq])
+    return found

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from perception import wire
 from perception.drives import layout
+from perception.drives.layout import Record
 from perception.drives.recording import Recording
 from perception.errors import WireError
 
@@ -46,22 +47,16 @@ class Sameness:
     def is_same(self) -> bool:
         return self.different == 0
 
-    @classmethod
-    def with_recorded(cls, recording: Recording) -> Sameness:
-        """Ready to compare with the messages of a recording. Raises RecordingError for a damaged one."""
-        camera = recording.about.camera if recording.about else ""
-        prefix = layout.wire(f"{camera}/")
-        topics = {t for t in recording.channels if t.startswith(prefix) and not t.endswith(NOT_COMPARED)}
-        found = cls()
-        for record in recording.messages(topics):
-            found._expected[record.topic, record.sequence] = _hash(record.data)
-        return found
+    def expect(self, records: Iterable[Record]) -> None:
+        """These were recorded."""
+        for record in records:
+            self._expected[record.topic, record.sequence] = _hash(record.data)
 
     def note(self, messages: Iterable[tuple[str, bytes]]) -> None:
         """Compare the messages of a frame."""
         for topic, data in messages:
             message = wire.decode(data)
-            expected = self._expected.get((layout.wire(topic), message.seq & 0xFFFFFFFF))
+            expected = self._expected.pop((layout.wire(topic), message.seq & 0xFFFFFFFF), None)
             if expected is None:
                 self.not_recorded += 1
             elif expected == _hash(data):
@@ -71,6 +66,12 @@ class Sameness:
                 self.first_different = self.first_different or f"{topic}, frame {message.frame_seq}, seq {message.seq}"
 
 
+def compared_topics(recording: Recording) -> set[str]:
+    """The channels of messages that are a function of what was decided."""
+    prefix = layout.wire(f"{recording.about.camera}/") if recording.about else ""
+    return {t for t in recording.channels if t.startswith(prefix) and not t.endswith(NOT_COMPARED)}
+
+
 def _hash(data: bytes) -> bytes:
     return hashlib.blake2b(data, digest_size=16).digest()
 
@@ -78,9 +79,7 @@ def _hash(data: bytes) -> bytes:
 def digest_of(recording: Recording) -> str:
     """The digest of a result's messages, the same that the replay gave. Raises RecordingError, WireError."""
     digest = Digest()
-    prefix = layout.wire(f"{recording.about.camera}/") if recording.about else ""
-    topics = {t for t in recording.channels if t.startswith(prefix) and not t.endswith(NOT_COMPARED)}
-    for record in recording.messages(topics):
+    for record in recording.messages(compared_topics(recording)):
         topic = wire.decode(record.data).topic
         if layout.wire(topic) != record.topic:
             raise WireError(f"{record.topic}: a message of {topic}")

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from perception.config import Launch
+from perception.errors import RecordingError
 from perception.health import stage_rows
+from perception.replay import what_if
 from perception.replay.drive import RecordedDrive, is_recording
 from perception.replay.follow import Follower
 from perception.replay.keeping import Keeping
@@ -86,10 +88,14 @@ def _perform(performance: Performance, stage: Stage, out: Path | None, progress:
             if keeping:
                 keeping.note(followed, follower)
             progress(frames, performance.total)
+        if not frames:
+            raise RecordingError(f"{performance.about.source or 'the drive'}: no frame in this part: give another one")
         if keeping:
-            keeping.finish(performance.left_out)
+            keeping.finish(performance.walk.left_out if performance.walk else ())
         seconds = time.perf_counter() - begin
     stages = {name: (row.p50_ms, row.p99_ms) for name, row in stage_rows(stage.stopwatch).items()}
     engine = stage.engine
-    told = (performance.begin_s, engine, stages, performance.sameness, performance.said, performance.about.is_exact)
+    is_asked = performance.walk and performance.about.mode == "what-if"
+    said = what_if.summary(performance.walk.made) if performance.walk and is_asked else ""
+    told = (performance.begin_s, engine, stages, performance.sameness, said, performance.about.is_exact)
     return Replayed(digest.hex(), digest.count, frames, seconds, *told)

@@ -57,59 +57,73 @@ def measured(decisions: Sequence[Decision]) -> MachineSpeed:
     return MachineSpeed(looked, skipped)
 
 
-def decide(captured: Sequence[Decision], policy: Policy, speed: MachineSpeed) -> tuple[Decision, ...]:
-    """One decision a captured frame, in order.
+class Simulation:
+    """Decides about captured frames as they come.
 
     Args:
-        captured: what was decided then; stamps and arrivals are taken from it, broken frames stay broken.
+        policy: how the node chooses its work.
+        speed: of its machine.
 
     Raises:
         RecordingError: the network skips frames and nothing is known of how long such a frame takes.
     """
-    if policy.network_every > 1 and not speed.without:
-        raise RecordingError(
-            "no frame of this drive was skipped by the network: give --carry-ms, the time of such a one"
-        )
-    made: list[Decision] = []
-    waiting: Decision | None = None
-    free_ns, steps = 0, 0
 
-    def take(frame: Decision) -> None:
-        nonlocal free_ns, steps
-        looks = steps % policy.network_every == 0
-        taken_ns = max(free_ns, frame.arrived_ns)
-        free_ns = taken_ns + speed.of(looks, steps)
-        steps += 1
-        times = (frame.arrived_ns, taken_ns, free_ns, free_ns)
-        made.append(Decision(frame.frame_seq, frame.stamp_ns, "stepped", "", looks, frame.engine, *times))
+    def __init__(self, policy: Policy, speed: MachineSpeed) -> None:
+        if policy.network_every > 1 and not speed.without:
+            raise RecordingError(
+                "no frame of this drive was skipped by the network: give --carry-ms, the time of such a one"
+            )
+        self._policy, self._speed = policy, speed
+        self._waiting: Decision | None = None
+        self._free_ns = self._steps = self._given = 0
+        self._made: list[Decision] = []
 
-    for frame in _given(captured, policy, made):
-        if waiting is not None:
-            if free_ns <= frame.arrived_ns:
-                take(waiting)
+    def feed(self, captured: Sequence[Decision]) -> list[Decision]:
+        """What is decided by now, given the next captured frames in order.
+
+        Stamps and arrivals are taken from what was decided then; broken frames stay broken.
+        """
+        for frame in captured:
+            if frame.what == "broken":
+                self._made.append(frame)
+            elif (self._given_next() - 1) % self._policy.every:
+                self._made.append(_dropped(frame, f"the camera gives every {self._policy.every}. frame only"))
             else:
-                made.append(_dropped(waiting, NEWER))
-        waiting = frame
-        if free_ns <= frame.arrived_ns:
-            take(frame)
-            waiting = None
-    if waiting is not None:
-        take(waiting)
-    return tuple(sorted(made, key=lambda d: d.frame_seq))
+                self._arrive(frame)
+        made, self._made = self._made, []
+        return made
 
+    def finish(self) -> list[Decision]:
+        """The rest: no frame comes any more."""
+        if self._waiting:
+            self._take(self._waiting)
+        self._waiting = None
+        return self.feed(())
 
-def _given(captured: Sequence[Decision], policy: Policy, made: list[Decision]) -> list[Decision]:
-    """The frames that the camera of this policy gives, with their arrivals; decisions on all others are made."""
-    given: list[Decision] = []
-    for count, decision in enumerate(captured):
-        if decision.what == "broken":
-            made.append(decision)
-        elif count % policy.every:
-            made.append(_dropped(decision, f"the camera gives every {policy.every}. frame only"))
-        else:
-            arrived_ns = decision.arrived_ns or decision.stamp_ns
-            given.append(Decision(decision.frame_seq, decision.stamp_ns, "captured", arrived_ns=arrived_ns))
-    return given
+    def _given_next(self) -> int:
+        self._given += 1
+        return self._given
+
+    def _arrive(self, captured: Decision) -> None:
+        arrived_ns = captured.arrived_ns or captured.stamp_ns
+        frame = Decision(captured.frame_seq, captured.stamp_ns, "captured", arrived_ns=arrived_ns)
+        if self._waiting:
+            if self._free_ns <= arrived_ns:
+                self._take(self._waiting)
+            else:
+                self._made.append(_dropped(self._waiting, NEWER))
+        self._waiting = frame
+        if self._free_ns <= arrived_ns:
+            self._take(frame)
+            self._waiting = None
+
+    def _take(self, frame: Decision) -> None:
+        looks = self._steps % self._policy.network_every == 0
+        taken_ns = max(self._free_ns, frame.arrived_ns)
+        self._free_ns = taken_ns + self._speed.of(looks, self._steps)
+        self._steps += 1
+        times = (frame.arrived_ns, taken_ns, self._free_ns, self._free_ns)
+        self._made.append(Decision(frame.frame_seq, frame.stamp_ns, "stepped", "", looks, "", *times))
 
 
 def _dropped(frame: Decision, reason: str) -> Decision:
