@@ -85,6 +85,10 @@ class RecordConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     when_full: Literal["stop", "delete-oldest"] = "stop"
     least_free_gb: Annotated[float, msgspec.Meta(ge=0, le=10000)] = 5.0  # of the disk, or a tenth of it if that is less
 
+    def __post_init__(self) -> None:
+        if self.exact and self.frames == "none":
+            raise ValueError("exact needs the pictures that the network saw: frames must be jpeg, png or raw")
+
 
 class Launch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A launch file."""

@@ -42,7 +42,7 @@ class Display:
         where = "" if node.publisher.endpoints[0].endswith(":5601") else f" -e {node.publisher.endpoints[0]}"
         self._say(f"see them in a second shell: perception watch{where} {camera}/{self._launch.topics[0]}")
         if node.logbook:
-            self._say(f"recording into {node.logbook.recorder.folder}")
+            self._say(recording(node.logbook.recorder.folder, self._launch))
         if self._status:
             self._status.start()
 
@@ -79,12 +79,28 @@ class Display:
         self._console.print(line, highlight=False, soft_wrap=True)
 
 
+def recording(folder: Path, launch: Launch) -> str:
+    """Where a recording will be, in one line."""
+    config = launch.recording
+    if config is None or not config.ring_s:
+        return f"recording into {folder}"
+    words = {
+        "health": "trouble",
+        "id_switch": "a suspected id switch",
+        "signal": "SIGUSR1",
+        "control": "perception save",
+    }
+    triggers = ", ".join(words[trigger] for trigger in config.triggers) or "nothing: record.triggers is empty"
+    return f"keeping the last {config.ring_s:g} s in memory; what saves them into {folder}: {triggers}"
+
+
 def recorded(recorder: Recorder) -> str:
     """What became of a recording that is closed, in one line."""
     stats, certificate = recorder.stats(), recorder.certificate
-    size = f"{stats.frames} frames, {stats.size / 1e6:.1f} MB in {recorder.folder}"
+    frames = f"{stats.frames} frames" if stats.frames else "no frame"
+    size = f"{frames}, {stats.size / 1e6:.1f} MB in {recorder.folder}"
     if stats.stopped:
         return f"recording stopped: {stats.stopped}; {size}"
-    if certificate is None:
-        return f"recorded {size}"
+    if certificate is None:  # of a ring: its recordings were finished before, if there were any
+        return f"recorded {size}" if stats.size else "recorded nothing: no trigger came"
     return f"recorded {size}: {'complete' if certificate.is_complete else 'INCOMPLETE, see perception drive info'}"

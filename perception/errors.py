@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 
+def reason(error: OSError) -> str:
+    """What the system says of a file that can't be read or written, as our messages say it."""
+    return (error.strerror or str(error)).lower()
+
+
 class PerceptionError(Exception):
     """Base of every error that this package raises on purpose; the command line prints it and exits with its code."""
 

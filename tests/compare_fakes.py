@@ -11,14 +11,15 @@ import msgspec
 import numpy as np
 
 from perception.drives import layout
-from perception.drives.layout import About, Certificate, Channel, Decision
-from perception.drives.pictures import encode_picture
-from perception.drives.schemas import COMPRESSED_IMAGE, DECISION, message_type
+from perception.drives.foxglove import Place, image_record
+from perception.drives.layout import About, Certificate, Decision, Record
+from perception.drives.schemas import DECISION
 from perception.drives.segment import SegmentWriter
 from perception.sinks.messages import Identity, SceneEncoder, TopicSpec
 from perception.types import Scene, Track, TrackState, Validity
 from perception.wire import Health, StageRow
 from tests.fakes import PERIOD_NS
+from tests.recorded_drive import OFFSET_NS, put
 
 CLASSES = ("road", "car", "truck", "pedestrian")
 ROAD, CAR, TRUCK, PEDESTRIAN = range(4)
@@ -28,12 +29,11 @@ TOPICS = (
     TopicSpec("instances", (1, 2, 3), "positions"),
     TopicSpec("road", (0,), "bits"),
 )
-WALL_NS = 1_700_000_000_000_000_000
 Change = Callable[[Scene], Scene]
 
 
 def about(**more: Any) -> About:
-    told = {"recording": "rec-1", "camera": "front", "run": "run-1", "clock": "boot-1", "wall_offset_ns": WALL_NS}
+    told = {"recording": "rec-1", "camera": "front", "run": "run-1", "clock": "boot-1", "wall_offset_ns": OFFSET_NS}
     return About(**{**told, "engine": "openvino", "model_id": "0123456789abcdef", "source": "/dev/video0", **more})
 
 
@@ -91,46 +91,39 @@ def write_result(
     `late_ms` is how much longer than 30 ms the network and the propagator took; `dropped` are frames that only have a
     decision, at the end of the recording where it `tells_dropped_last`.
     """
-    said = said or about()
+    said, skipped = said or about(), set(dropped)
     encoder = SceneEncoder(Identity(said.run, said.camera, classes, said.clock, said.wall_offset_ns), topics)
-    writer, skipped = SegmentWriter(path, said), set(dropped)
+    writer = SegmentWriter(path, said)
     for one in told:
-        log_ns = one.stamp_ns + said.wall_offset_ns
-        if images:
-            _write_image(writer, said.camera, one, log_ns)
-        if one.frame_seq not in skipped:
-            for topic, data in encoder.encode(one):
-                seq = encoder.seqs[topic.partition("/")[2]]
-                writer.write(Channel(layout.wire(topic), "", "perception"), data, log_ns, log_ns, seq)
-        if one.frame_seq not in skipped or not tells_dropped_last:
-            _write_decision(writer, said.camera, one, log_ns, late_ms, one.frame_seq in skipped)
-        if one.frame_seq % 10 == 0:
-            _write_health(writer, encoder, one, log_ns, late_ms)
-        writer.flush()
-    for one in told if tells_dropped_last else ():
-        if one.frame_seq in skipped:
-            _write_decision(writer, said.camera, one, one.stamp_ns + said.wall_offset_ns, late_ms, True)
+        is_dropped = one.frame_seq in skipped
+        records = [_image(said, one)] if images else []
+        records += [] if is_dropped else _messages(said, one, encoder)
+        records += [] if is_dropped and tells_dropped_last else [_decision(said, one, late_ms, is_dropped)]
+        records += [] if one.frame_seq % 10 else [_health(said, one, encoder, late_ms)]
+        put(writer, records)
+    if tells_dropped_last:
+        put(writer, [_decision(said, one, late_ms, True) for one in told if one.frame_seq in skipped])
     if not closes:
         return writer.active
     writer.close(Certificate("end", 0, 1, {}))
     return path
 
 
-def _write_image(writer: SegmentWriter, camera: str, one: Scene, log_ns: int) -> None:
+def _image(said: About, one: Scene) -> Record:
     rows = np.linspace(40, 220, SIZE[0]).astype(np.uint8)[:, None, None]
-    picture = np.broadcast_to(rows, (*SIZE, 3)).copy()
-    data = encode_picture(picture, "jpeg")
-    message = message_type(COMPRESSED_IMAGE)(data=data, format="jpeg", frame_id=camera)
-    channel = Channel(layout.image(camera), COMPRESSED_IMAGE, "protobuf")
-    writer.write(channel, message.SerializeToString(), log_ns, log_ns, one.frame_seq)
+    log_ns = one.stamp_ns + said.wall_offset_ns
+    place = Place(log_ns, log_ns, one.frame_seq)
+    return image_record(said.camera, np.broadcast_to(rows, (*SIZE, 3)).copy(), "jpeg", 90, place)
 
 
-def _write_decision(
-    writer: SegmentWriter, camera: str, one: Scene, log_ns: int, late_ms: float, is_dropped: bool
-) -> None:
+def _messages(said: About, one: Scene, encoder: SceneEncoder) -> list[Record]:
+    encoded = encoder.encode(one)
+    return [_wire(said, one, topic, encoder.seqs[topic.partition("/")[2]], data) for topic, data in encoded]
+
+
+def _decision(said: About, one: Scene, late_ms: float, is_dropped: bool) -> Record:
     stamp = one.stamp_ns
-    jitter = one.frame_seq % 7 * 300_000
-    done = stamp + 32_000_000 + jitter + round(late_ms * 1e6)
+    done = stamp + 32_000_000 + one.frame_seq % 7 * 300_000 + round(late_ms * 1e6)
     row = Decision(
         frame_seq=one.frame_seq,
         stamp_ns=stamp,
@@ -144,13 +137,19 @@ def _write_decision(
     )
     if is_dropped:
         row = Decision(one.frame_seq, stamp, "dropped", "a newer frame came", arrived_ns=stamp + 1_000_000)
-    channel = Channel(layout.decisions(camera), DECISION, "json")
-    writer.write(channel, msgspec.json.encode(row), log_ns, log_ns, one.frame_seq)
+    log_ns = stamp + said.wall_offset_ns
+    data = msgspec.json.encode(row)
+    return Record(layout.decisions(said.camera), DECISION, "json", log_ns, log_ns, one.frame_seq, data)
 
 
-def _write_health(writer: SegmentWriter, encoder: SceneEncoder, one: Scene, log_ns: int, late_ms: float) -> None:
+def _health(said: About, one: Scene, encoder: SceneEncoder, late_ms: float) -> Record:
     stages = {"network": StageRow(24.0 + late_ms, 29.0 + late_ms)}
-    told = encoder.identity
-    health = Health(told.run, one.frame_seq + 1, one.stamp_ns, told.clock, last_frame_seq=one.frame_seq, stages=stages)
+    last = one.frame_seq
+    health = Health(said.run, last + 1, one.stamp_ns, said.clock, last_frame_seq=last, stages=stages)
     topic, data = encoder.encode_health(health)
-    writer.write(Channel(layout.wire(topic), "", "perception"), data, log_ns, log_ns, health.seq)
+    return _wire(said, one, topic, health.seq, data)
+
+
+def _wire(said: About, one: Scene, topic: str, seq: int, data: bytes) -> Record:
+    log_ns = one.stamp_ns + said.wall_offset_ns
+    return Record(layout.wire(topic), "", "perception", log_ns, log_ns, seq, data)

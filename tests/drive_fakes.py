@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +15,13 @@ from perception.config import Launch
 from perception.drives import layout
 from perception.drives.foxglove import Place, image_record, picture_of
 from perception.drives.frames import stored_frames
-from perception.drives.layout import About, Certificate, Channel, Decision, Record, Tally
+from perception.drives.layout import About, Certificate, Decision, Record, Tally
 from perception.drives.recording import open_recording
 from perception.drives.schemas import DECISION
 from perception.drives.segment import SegmentWriter
 from perception.sinks.messages import Identity, SceneEncoder, TopicSpec
 from perception.types import Frame, Scene, Track, TrackEvent, TrackState, Validity
+from tests.recorded_drive import put
 
 PERIOD_NS = 33_333_333
 CLASSES = ("sky", "road", "pedestrian", "car")
@@ -80,18 +82,15 @@ def make_drive(path: Path, frames: int = 10, look: Look | None = None, segments:
     """Write a whole recording: one file where `path` ends in .mcap, else a folder of segments; returns `path`."""
     look = look or Look()
     about, encoder = about_of(look), encoder_of(look)
-    tally: dict[str, int] = {}
+    tally: Counter[str] = Counter()
     if path.suffix != ".mcap":
         path.mkdir(parents=True, exist_ok=True)
     for segment in range(segments):
         target = path if path.suffix == ".mcap" else path / f"{segment:04d}.mcap"
         writer = SegmentWriter(target, msgspec.structs.replace(about, segment=segment))
         for i in range(frames * segment // segments, frames * (segment + 1) // segments):
-            for record in records_of(i, look, about, encoder):
-                channel = Channel(record.topic, record.schema, record.encoding)
-                writer.write(channel, record.data, record.log_ns, record.publish_ns, record.sequence)
-                tally[record.topic] = tally.get(record.topic, 0) + 1
-            writer.flush()
+            put(writer, records := records_of(i, look, about, encoder))
+            tally.update(record.topic for record in records)
         is_last = segment == segments - 1
         writer.close(_certificate(frames, segments, tally, look) if is_last else None)
     return path

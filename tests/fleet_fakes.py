@@ -15,16 +15,15 @@ import numpy as np
 from perception.config import Launch, ModelConfig
 from perception.drives import layout
 from perception.drives.foxglove import Place, image_record
-from perception.drives.layout import About, Certificate, Channel, Decision, Record, Tally
+from perception.drives.layout import About, Certificate, Decision, Record, Tally
 from perception.drives.schemas import DECISION
-from perception.drives.segment import SegmentWriter
 from perception.fleet.judge import Verdict
 from perception.fleet.run import Wishes, drives_of, verdicts_on
 from perception.images import Image
 from tests.fakes import CARD, tiny_model
+from tests.recorded_drive import OFFSET_NS, write_segment
 
 PERIOD_NS = 33_333_333
-OFFSET_NS = 1_700_000_000_000_000_000
 SIZE = (64, 32)
 
 
@@ -45,25 +44,34 @@ def picture_drive(folder: Path, shift: int = 0, frames: int = 8) -> Path:
     return folder
 
 
-def recording(path: Path, frames: int = 30, hidden: Collection[int] = (), shift: int = 0) -> Path:
+def recording(
+    path: Path, frames: int = 30, hidden: Collection[int] = (), shift: int = 0, launch: Launch | None = None
+) -> Path:
     """An MCAP file with pictures and decisions, and nothing that was said about them."""
     name = str(uuid.uuid5(uuid.NAMESPACE_OID, f"{frames} {sorted(hidden)} {shift}"))
-    launch = msgspec.json.encode(Launch(version=1)).decode()
-    about = About(name, "front", name, "boot", OFFSET_NS, launch=launch, frames="png", is_exact=True)
+    text = msgspec.json.encode(launch or Launch(version=1)).decode()
+    about = About(name, "front", name, "boot", OFFSET_NS, launch=text, frames="png", is_exact=True)
     path.parent.mkdir(parents=True, exist_ok=True)
-    writer = SegmentWriter(path, about)
-    for i in range(frames):
-        stamp_ns, log_ns = i * PERIOD_NS, i * PERIOD_NS + OFFSET_NS
-        decision = msgspec.json.encode(Decision(i, stamp_ns, "stepped", "", True, "onnxruntime"))
-        rows = [image_record("front", image(i, shift, hidden), "png", 90, Place(log_ns, log_ns, i))]
-        rows.append(Record(layout.decisions("front"), DECISION, "json", log_ns, log_ns, i, decision))
-        for row in rows:
-            channel = Channel(row.topic, row.schema, row.encoding)
-            writer.write(channel, row.data, row.log_ns, row.publish_ns, row.sequence)
-        writer.flush()
     tally = {topic: Tally(frames, frames) for topic in (layout.image("front"), layout.decisions("front"))}
-    writer.close(Certificate("the drive ended", OFFSET_NS, 1, tally, frames, frames))
-    return path
+    certificate = Certificate("the drive ended", OFFSET_NS, 1, tally, frames, frames)
+    return write_segment(path, about, (_records_of(i, image(i, shift, hidden)) for i in range(frames)), certificate)
+
+
+def _records_of(i: int, picture: Image) -> list[Record]:
+    stamp_ns, log_ns = i * PERIOD_NS, i * PERIOD_NS + OFFSET_NS
+    decision = msgspec.json.encode(Decision(i, stamp_ns, "stepped", "", True, "onnxruntime"))
+    return [
+        image_record("front", picture, "png", 90, Place(log_ns, log_ns, i)),
+        Record(layout.decisions("front"), DECISION, "json", log_ns, log_ns, i, decision),
+    ]
+
+
+def three_drives(folder: Path) -> Path:
+    """Two folders of pictures and a recording."""
+    for k in range(2):
+        picture_drive(folder / f"walk{k}", k)
+    recording(folder / "tunnel.mcap", 12)
+    return folder
 
 
 def tiny_launch(folder: Path) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -53,6 +54,23 @@ def tracks(seq: int) -> Record:
     return Record(layout.wire("front/tracks"), "", "perception", log, log, number, data)
 
 
+def write_segment(
+    path: Path, about: About, chunks: Iterable[Sequence[Record]], certificate: Certificate | None = None
+) -> Path:
+    """An MCAP file with these records, each chunk flushed as a frame is."""
+    writer = SegmentWriter(path, about)
+    for records in chunks:
+        put(writer, records)
+    writer.close(certificate)
+    return path
+
+
+def put(writer: SegmentWriter, records: Iterable[Record]) -> None:
+    for r in records:
+        writer.write(Channel(r.topic, r.schema, r.encoding), r.data, r.log_ns, r.publish_ns, r.sequence)
+    writer.flush()
+
+
 def write_drive(folder: Path, frames: int = 100, segments: int = 2, *, close: bool = True, lose: int = 0) -> Path:
     """A folder of segments. `lose` messages are missing by its certificate; without `close` the last one is active."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -61,10 +79,8 @@ def write_drive(folder: Path, frames: int = 100, segments: int = 2, *, close: bo
     for n in range(segments):
         writer = SegmentWriter(folder / f"{n:04d}.mcap", msgspec.structs.replace(ABOUT, segment=n))
         for seq in range(n * each, min(frames, (n + 1) * each)):
-            for r in records_of(seq):
-                writer.write(Channel(r.topic, r.schema, r.encoding), r.data, r.log_ns, r.publish_ns, r.sequence)
-                counts[r.topic] += 1
-            writer.flush()
+            put(writer, records := records_of(seq))
+            counts.update(record.topic for record in records)
         if n < segments - 1:
             writer.close()
         elif close:

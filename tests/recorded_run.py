@@ -22,7 +22,7 @@ from perception.node import Node
 from tests.test_node import running
 from tests.test_panoptic import CARD, ENCODER, tiny_panoptic
 
-CAMERA = r"""
+_CAMERA = r"""
 import sys, time
 def plane(width, height, ground, thing, boxes):
     rows = bytearray([ground]) * (width * height)
@@ -33,15 +33,19 @@ def plane(width, height, ground, thing, boxes):
 out = sys.stdout.buffer
 out.write(b"YUV4MPEG2 W64 H32 F30:1 Ip C420jpeg\n")
 for k in range(100000):
-    shift = (k // 8) % 8 * 2
+    shift = (k // 8) % 8 * STEP
     full = [(4 + shift, 8, 18 + shift, 28), (40, 6, 54, 26)]
     half = [tuple(v // 2 for v in box) for box in full]
     chroma = plane(32, 16, 54, 240, half) + plane(32, 16, 34, 110, half)
     out.write(b"FRAME\n" + plane(64, 32, 140 + k % 5, 41, full) + chroma)
     out.flush()
-    time.sleep(0.003)
+    time.sleep(PERIOD_S)
 """
-"""Some 250 frames a second: more than the node takes."""
+
+
+def people_camera(period_s: float, *, walks: bool) -> str:
+    """A program that writes YUV4MPEG2 of two people, of whom one may walk."""
+    return _CAMERA.replace("PERIOD_S", str(period_s)).replace("STEP", "2" if walks else "0")
 
 
 class Busy:
@@ -57,7 +61,7 @@ class Busy:
 
 def live_launch(folder: Path, record: RecordConfig, network_every: int = 1) -> Launch:
     """A live camera of two people, one walking, through a tiny panoptic network."""
-    (folder / "camera.py").write_text(CAMERA)
+    (folder / "camera.py").write_text(people_camera(0.003, walks=True))  # more frames than the node takes
     return Launch(
         version=1,
         topics=("road", "panoptic"),

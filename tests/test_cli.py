@@ -145,6 +145,22 @@ def test_a_drive_that_is_none_is_refused(say, tmp_path, kind):
 @pytest.mark.parametrize(
     ("options", "says"),
     [
+        (["--out", "/proc/none"], "name a folder for recordings with --out"),
+        (["--out", "file"], "file: it is no folder"),
+        (["--frames", "none", "--exact"], "exact needs the pictures"),
+        (["--frames", "bmp"], "'jpeg', 'png'"),
+    ],
+)
+def test_a_recording_that_can_not_be_made_is_refused(say, tmp_path, monkeypatch, options, says):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    code, _, err = say("record", "rendered:", *options)
+    assert (code, says in err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
         (["--model", "none"], "none: no such file"),
         (["--engine", "cuda"], "engine"),
         (["-t", "raod"], "known: "),
@@ -157,6 +173,9 @@ def test_a_drive_that_is_none_is_refused(say, tmp_path, kind):
         (["--from", "60"], "no frame from 60 s: its last one is at 0.633 s"),
         (["--fast", "--speed", "2"], "as fast as possible has no speed"),
         (["--step"], "--step: needs a terminal"),
+        (["--mode", "exact", "--step"], "--step is for subscribers"),
+        (["--out", "result", "--speed", "2"], "--speed is for subscribers"),
+        (["--slower", "2"], "--slower asks what if: say --mode what-if too"),
     ],
 )
 def test_a_wrong_option_is_refused(say, picture_drive, options, says):

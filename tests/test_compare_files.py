@@ -153,7 +153,7 @@ def test_an_hour_makes_plots_no_larger_than_a_minute(tmp_path):
             write_result(tmp_path / f"a{n}.mcap", scenes(n), topics=topics),
             write_result(tmp_path / f"b{n}.mcap", scenes(n, car_is_truck, [1]), topics=topics),
         )
-        for n in (300, 900)
+        for n in (260, 520)
     )
     sizes = [len(re.findall(r"class=\"hover\"", html_of([found]))) for found in (small, large)]
     assert sizes[0] == sizes[1]

@@ -49,6 +49,7 @@ from perception.sinks.messages import SceneEncoder
 from perception.types import VOID, Features, Frame, Panoptic, Prompt, Scene, TrackState
 from tests.fakes import PERIOD_NS
 from tests.published import identity, topics
+from tests.recorded_run import people_camera
 from tests.test_node import running, until
 from tests.test_panoptic import CARD, FEATURES, tiny_panoptic
 
@@ -573,27 +574,6 @@ def test_each_camera_and_endpoint_has_its_file(monkeypatch, tmp_path):
 
 # The node
 
-PEOPLE = r"""
-import sys, time
-def plane(width, height, ground, thing, boxes):
-    rows = bytearray([ground]) * (width * height)
-    for x0, y0, x1, y1 in boxes:
-        for y in range(y0, y1):
-            rows[y * width + x0 : y * width + x1] = bytes([thing]) * (x1 - x0)
-    return bytes(rows)
-full = [(8, 8, 20, 28), (40, 6, 54, 26)]
-half = [tuple(v // 2 for v in box) for box in full]
-chroma = plane(32, 16, 54, 240, half) + plane(32, 16, 34, 110, half)
-out = sys.stdout.buffer
-out.write(b"YUV4MPEG2 W64 H32 F30:1 Ip C420jpeg\n")
-k = 0
-while True:
-    k += 1
-    out.write(b"FRAME\n" + plane(64, 32, 140 + k % 5, 41, full) + chroma)
-    out.flush()
-    time.sleep(0.03)
-"""
-
 
 @contextmanager
 def node(launch_file: Path) -> Iterator[subprocess.Popen[str]]:
@@ -627,7 +607,7 @@ class Heard:
 def test_a_killed_node_goes_on_and_a_late_one_begins_anew(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     model = tiny_panoptic(tmp_path, CARD + FEATURES)
-    (tmp_path / "people.py").write_text(PEOPLE)
+    (tmp_path / "people.py").write_text(people_camera(0.03, walks=False))
     text = (
         'version = 1\ntopics = ["road", "panoptic"]\n'
         f'[source]\nurl = "exec:{sys.executable} {tmp_path}/people.py"\n'

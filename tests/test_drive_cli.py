@@ -13,7 +13,7 @@ from perception.drives.layout import Channel, Decision, decisions
 from perception.drives.recording import open_recording
 from perception.drives.schemas import DECISION
 from perception.drives.segment import SegmentWriter
-from tests.recorded_drive import ABOUT, PERIOD_NS, records_of, write_drive
+from tests.recorded_drive import ABOUT, PERIOD_NS, put, records_of, write_drive
 from tests.test_cli import perception, refused
 from tests.test_recording import write_foreign, write_segment
 
@@ -184,7 +184,7 @@ def test_recover_in_place_of_what_a_crash_left(say, tmp_path):
     drive = write_drive(tmp_path / "drive", close=False)
     code, out, _ = say("recover", drive, "--in-place")
     assert code == 0
-    assert "1 files written anew" in out
+    assert "1 file written anew" in out
     code, out, _ = say("check", drive)
     assert (code, "note: recovered, without a loss" in out) == (0, True)
 
@@ -195,6 +195,37 @@ def test_cut_says_where_it_begins(say, drive, tmp_path):
     assert "0.500 s before: it begins with the node's state after frame 25" in out
     code, out, _ = say("cut", drive, "--from", 1.5, "-o", tmp_path / "exact.mcap", "--exact-range")
     assert "a replay begins with an empty memory" in out
+
+
+def test_a_cut_from_the_beginning_begins_with_the_first_state(say, drive, tmp_path):
+    code, out, _ = say("cut", drive, "--to", 1, "-o", tmp_path / "cut.mcap")
+    assert (code, "  it begins with the node's state before its first frame\n" in out) == (0, True)
+
+
+def test_info_in_a_pipe_folds_no_topic(say, drive, monkeypatch):
+    monkeypatch.delenv("COLUMNS")
+    assert "foxglove.CompressedImage" in say("info", drive)[1]
+
+
+@pytest.mark.parametrize("in_work", [4, 5])
+def test_the_frame_in_work_when_a_crash_came_is_no_fault(say, tmp_path, in_work):
+    """Frames 6 and 13 were dropped while a frame before them was in work."""
+    writer = SegmentWriter(tmp_path / "0000.mcap", ABOUT)
+    for seq in (*range(in_work + 1), 6):
+        put(writer, records_of(seq)[:1] if seq >= in_work and seq != 6 else records_of(seq))
+    writer.abandon()
+    code, out, _ = say("check", tmp_path / "0000.mcap.active")
+    assert (code, "not finished" in out, "decision" in out) == (3, True, False)
+    say("recover", tmp_path / "0000.mcap.active", "-o", tmp_path / "whole.mcap")
+    assert say("check", tmp_path / "whole.mcap")[0] == 0
+
+
+def test_what_was_saved_of_a_file_without_its_beginning_is_not_whole(say, drive, tmp_path):
+    path = drive / "0000.mcap"
+    path.write_bytes(path.read_bytes()[:9] + b"\xff" * 8 + path.read_bytes()[17:])
+    assert say("recover", path, "-o", tmp_path / "saved.mcap")[0] == 3
+    code, out, _ = say("check", tmp_path / "saved.mcap")
+    assert (code, "could not be read" in out) == (3, True)
 
 
 @pytest.mark.parametrize(
@@ -208,6 +239,8 @@ def test_cut_says_where_it_begins(say, drive, tmp_path):
         (("recover", "text.mcap", "-o", "out.mcap"), "not an MCAP file"),
         (("cut", "drive", "--from", "9", "-o", "cut.mcap"), "of a recording of 3.960 s"),
         (("cut", "drive", "-o", "cut"), "ends in .mcap"),
+        (("cut", "drive/0000.mcap", "--force", "-o", "drive/0000.mcap"), "the recording itself is not overwritten"),
+        (("recover", "drive/0000.mcap", "--force", "-o", "drive/0000.mcap"), "the recording itself is not overwritten"),
         (("cut", "drive", "-o", "nowhere/cut.mcap"), "no such file"),
     ],
 )

@@ -1,4 +1,4 @@
-"""A set of drives: which ones, what comes of each, and what its reference says of it."""
+"""A set of drives: what comes of each, and what its reference says of it."""
 
 from __future__ import annotations
 
@@ -11,76 +11,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perception.config import TrackingConfig
+from perception.config import Launch, ModelConfig, TrackingConfig
 from perception.drives.recording import open_recording
 from perception.errors import ConfigError
-from perception.fleet.drive_set import content_hash, find_drives, parse_shard
+from perception.fleet.drive_set import find_drives
 from perception.fleet.figures import changes, figures_of
 from perception.fleet.judge import Verdict
 from perception.fleet.reference import Reference, read_reference, to_toml
 from perception.fleet.run import exit_code
 from perception.replay.result import digest_of
-from tests.fleet_fakes import held, picture_drive, recording, tiny_launch, wishes
-
-
-def names(*texts: object, leave_out: tuple[Path, ...] = ()) -> list[str]:
-    return [drive.name for drive in find_drives([str(text) for text in texts], leave_out)]
+from tests.fleet_fakes import held, picture_drive, recording, three_drives, tiny_launch, wishes
+from tests.recorded_drive import write_segment
 
 
 @pytest.fixture
 def drives(tmp_path: Path) -> Path:
-    """Two folders of pictures and a recording."""
-    folder = tmp_path / "drives"
-    for k in range(2):
-        picture_drive(folder / f"walk{k}", k)
-    recording(folder / "tunnel.mcap", 12)
-    return folder
-
-
-def test_a_folder_stands_for_the_drives_below_it(drives: Path):
-    picture_drive(drives / "more" / "deep")
-    (drives / "notes.md").write_text("not a drive")
-    (drives / "clip.mp4").touch()
-    assert names(drives) == ["clip", "deep", "tunnel", "walk0", "walk1"]
-
-
-def test_a_folder_of_segments_is_one_drive(drives: Path):
-    recording(drives / "long" / "0000.mcap", 3)
-    assert names(drives / "long") == ["long"]
-    assert "long" in names(drives)
-
-
-def test_references_and_results_are_no_drives(drives: Path, tmp_path: Path):
-    held(tmp_path, accepts=True)
-    shutil.move(tmp_path / "reference", drives / "reference")
-    shutil.move(tmp_path / "out", drives / "out")
-    assert names(drives, leave_out=(drives / "out",)) == ["tunnel", "walk0", "walk1"]
-
-
-def test_patterns_lists_and_repeats(drives: Path):
-    (drives / "set.txt").write_text("# mine\nwalk0\n\n*.mcap  # the tunnel\nwalk0\n")
-    assert names(drives / "walk*") == ["walk0", "walk1"]
-    assert names(drives / "set.txt", drives / "walk0") == ["tunnel", "walk0"]
-
-
-def test_a_listed_drive_that_is_not_there_stays_in_the_set(drives: Path):
-    (drives / "set.txt").write_text("gone.mcap\n")
-    assert names(drives / "set.txt") == ["gone"]
-
-
-def test_options_belong_to_a_drive(drives: Path):
-    assert names(f"{drives}/tunnel.mcap?from=0.1", "rendered:?seed=1&frames=3") == [
-        "rendered-seed-1-frames-3",
-        "tunnel-from-0.1",
-    ]
-
-
-@pytest.mark.parametrize("text", ["gone.mcap", "gone/*.mcap", "exec:date", "camera:0", "empty"])
-def test_what_is_no_drive_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(ConfigError):
-        find_drives([text])
+    return three_drives(tmp_path / "drives")
 
 
 def test_a_list_never_names_a_command(drives: Path, tmp_path: Path):
@@ -88,19 +34,6 @@ def test_a_list_never_names_a_command(drives: Path, tmp_path: Path):
     (verdict,) = held(tmp_path, "drives/set.txt").values()
     assert verdict.status == "failed"
     assert not (tmp_path / "ran").exists()
-
-
-def test_content_is_what_names_a_drive(drives: Path, tmp_path: Path):
-    copy = shutil.copytree(drives / "walk0", tmp_path / "elsewhere")
-    assert content_hash(str(copy)) == content_hash(str(drives / "walk0"))
-    assert content_hash(str(drives / "walk1")) != content_hash(str(copy))
-    assert content_hash(f"{copy}?from=1") != content_hash(str(copy))
-
-
-@pytest.mark.parametrize("text", ["0/3", "4/3", "1", "a/b", "1/0", "-1/3"])
-def test_a_shard_that_there_is_not(text: str):
-    with pytest.raises(ConfigError, match="i/n"):
-        parse_shard(text)
 
 
 def test_shards_share_the_drives(drives: Path, tmp_path: Path):
@@ -187,7 +120,7 @@ def test_a_reference_is_a_recording_with_its_digest_and_figures(drives: Path, tm
 @given(st.text(st.characters(exclude_categories=["Cs"])), st.text(st.characters(exclude_categories=["Cs"])))
 def test_a_reference_with_any_names_reads_back(one: str, other: str):
     versions, figures = {one: other, other: one}, {one: {other: 0.5}, other: {one: 1, "share": 1e-7}}
-    written = Reference(1, one, other, "r", "d", 1, 1, "exact", one, "i", "e", other, "s", versions, figures)
+    written = Reference(1, one, other, "r", "d", 1, 1, "exact", one, "i", "e", other, versions, figures)
     assert msgspec.convert(tomllib.loads(to_toml(msgspec.to_builtins(written))), Reference) == written
 
 
@@ -201,13 +134,14 @@ def test_a_name_that_is_no_text_fails_its_drive_only(drives: Path, tmp_path: Pat
 
 def test_of_the_same_model_and_settings_bytes_are_asked(drives: Path, tmp_path: Path):
     held(tmp_path, accepts=True)
-    shutil.rmtree(drives / "walk1")
-    shutil.copytree(drives / "walk0", drives / "walk1")
-    (drives / "walk1" / "007.png").write_bytes((drives / "walk1" / "006.png").read_bytes())
-    held(tmp_path, accepts=True)
-    (one,) = (tmp_path / "reference").glob("walk0-*")
-    for other in (tmp_path / "reference").glob("walk1-*"):  # as if the masks of the last frame had become others
-        shutil.copytree(one, other, dirs_exist_ok=True)
+    one, other = (next((tmp_path / "reference").glob(f"walk{k}-*")) for k in range(2))
+    about = open_recording(other / read_reference(other).result).about
+    assert about is not None
+    shutil.copytree(one, other, dirs_exist_ok=True)  # as if the masks had become others
+    result = open_recording(other / read_reference(other).result)
+    chunks, certificate = [[*result.messages()]], result.certificate
+    result.segments[0].unlink()
+    write_segment(result.segments[0], about, chunks, certificate)
     verdict = held(tmp_path)["walk1"]
     assert (verdict.status, verdict.level) == ("differs", "bytes")
     assert any(finding.startswith("bytes of pedestrian differ") for finding in verdict.findings)
@@ -297,11 +231,12 @@ def test_references_that_can_not_be_written_are_told_first(drives: Path, tmp_pat
 
 
 def test_a_recording_is_replayed_as_it_was_recorded(tmp_path: Path):
-    recording(tmp_path / "drives" / "tunnel.mcap", 2)
     tiny_launch(tmp_path)
-    verdict = held(tmp_path, launch=None, model="tiny")["tunnel"]  # its own launch file names the shipped model
+    then = Launch(version=1, model=ModelConfig(str(tmp_path / "blind.onnx"), "onnxruntime", 1))
+    recording(tmp_path / "drives" / "tunnel.mcap", 2, launch=then)
+    verdict = held(tmp_path, launch=None, model="tiny")["tunnel"]
     assert verdict.outcome is not None
-    assert verdict.outcome.model == "road"
+    assert verdict.outcome.model == "blind"
 
 
 def test_exit_codes(drives: Path):

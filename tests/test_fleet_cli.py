@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from tests.fleet_fakes import picture_drive, recording, tiny_launch
+from tests.fleet_fakes import picture_drive, recording, three_drives, tiny_launch
 from tests.test_cli import COMMAND, perception, refused
 
 
@@ -20,9 +20,7 @@ def say(capsys, monkeypatch, tmp_path):
     """`perception test drives --against reference` in a folder with three drives and two models."""
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.chdir(tmp_path)
-    for k in range(2):
-        picture_drive(tmp_path / "drives" / f"walk{k}", k)
-    recording(tmp_path / "drives" / "tunnel.mcap", 12)
+    three_drives(tmp_path / "drives")
     tiny_launch(tmp_path)
     words = ("test", "drives", "--against", "reference", "--launch", "launch.toml")
     return lambda *more: perception(capsys, monkeypatch, *words, *more)
@@ -111,7 +109,7 @@ def test_results_are_kept_only_where_something_differs(say, tmp_path, monkeypatc
 
 def test_stopped_it_says_how_to_go_on_and_does(tmp_path):
     picture_drive(tmp_path / "drives" / "a")
-    recording(tmp_path / "drives" / "long.mcap", 3000)
+    recording(tmp_path / "drives" / "long.mcap", 1200)
     tiny_launch(tmp_path)
     words = [*COMMAND, "test", "drives", "--against", "reference", "--launch", "launch.toml", "--out", "results"]
     root = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}

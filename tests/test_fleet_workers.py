@@ -9,18 +9,21 @@ import subprocess
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from perception.config import read_launch
 from perception.errors import ConfigError
 from perception.fleet.cluster import MISSING, connect
+from perception.fleet.drive_set import Drive
 from perception.fleet.judge import Verdict
+from perception.fleet.local import in_pool
 from perception.fleet.run import Wishes, drives_of, tasks_of, verdicts_on
 from perception.machine import cores
 from tests.fleet_fakes import held, picture_drive, recording, tiny_launch, wishes
 
-LONG = 600  # frames: about a second
+LONG = 300  # frames: about half a second
 
 
 def digests(verdicts: Iterable[Verdict]) -> dict[str, str]:
@@ -72,6 +75,27 @@ def test_a_drive_that_kills_every_worker_is_listed(drives: Path, tmp_path: Path)
     assert found["long"].status == "failed"
     assert "died 2 times: signal 9" in found["long"].text
     assert len(found) == 4
+
+
+class Deadly:
+    """A task that ends the worker which takes it up, once a file is there."""
+
+    def __init__(self, name: str, waits_for: Path) -> None:
+        self.drive = Drive(name, name, name)
+        self._waits_for = waits_for
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        wait = f"while not os.path.exists({str(self._waits_for)!r}): time.sleep(0.01)"
+        return exec, (f"import os, time\n{wait}\nos._exit(3)",)
+
+
+def test_a_worker_may_die_after_another_was_not_replaced(tmp_path: Path):
+    tasks: list[Any] = [Deadly("first", tmp_path), Deadly("second", tmp_path / "go")]
+    found = []
+    for verdict in in_pool(tasks, 2, lambda what, done, total: None):
+        found.append(verdict.drive.name)
+        (tmp_path / "go").touch()
+    assert found == ["first", "second"]
 
 
 def test_what_a_killed_run_left_is_cleared(drives: Path, tmp_path: Path):

@@ -48,7 +48,7 @@ ALLOWED["runner"] = ALLOWED["display"] = ALLOWED["doctor"] = ALLOWED["build"] | 
 ALLOWED["evaluation"] = ALLOWED["build"] | {"build"}
 ALLOWED["replay"] = ALLOWED["build"] | {"build"}
 ALLOWED["bench"] = ALLOWED["build"] | {"build", "replay"}
-ALLOWED["compare"] = NOUNS | {"wire", "drives", "sinks", "replay", "evaluation"}
+ALLOWED["compare"] = NOUNS | {"wire", "drives", "sinks", "propagation", "replay", "evaluation"}
 ALLOWED["fleet"] = ALLOWED["replay"] | {"replay", "compare"}
 ALLOWED["pytest_plugin"] = {"fleet", "compare", "config", "errors"}
 ALLOWED["training"] = ALLOWED["evaluation"] | {"evaluation"}

@@ -24,6 +24,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from perception.display import recorded
 from perception.drives import disk, segments, syncing
 from perception.drives.block import Block
 from perception.drives.disk import DiskGuard, leftovers
@@ -272,12 +273,12 @@ def test_a_large_segment_ends_too(folder):
     assert len(list(folder.iterdir())) > 1
 
 
-def test_a_state_is_wanted_every_ten_seconds(folder):
-    record(folder, 210)
+def test_a_state_is_wanted_every_five_seconds(folder):
+    record(folder, 110)
     found = of(records(folder), "state")
     assert len(found) == 3
     rows = [msgspec.msgpack.decode(r.data, type=StateRow) for r in found]
-    assert all(b.stamp_ns - a.stamp_ns >= 10_000_000_000 for a, b in itertools.pairwise(rows))
+    assert all(b.stamp_ns - a.stamp_ns >= 5_000_000_000 for a, b in itertools.pairwise(rows))
 
 
 def test_the_state_before_the_first_frame_is_at_its_time(folder):
@@ -529,6 +530,39 @@ def test_a_failing_segment_is_left_unfinished_and_the_next_goes_on(folder, soon,
     assert not (folder / "0000.mcap").exists()
 
 
+def test_frames_that_overtake_another_one_count_once(folder):
+    """A live node's: images come while a frame is in work, and are decided about before it is."""
+    recorder = Recorder(folder, ABOUT, replace(HERE, masks=False))
+    overtaking(recorder, range(30))
+    recorder.close()
+    assert recorder.stats().frames == 30
+    assert not recorder.has_lost
+
+
+def test_lost_frames_that_overtake_another_one_count_once(tmp_path):
+    (tmp_path / "file").write_text("not a folder")
+    recorder = Recorder(tmp_path / "file" / "run", ABOUT, HERE)
+    overtaking(recorder, range(30))
+    recorder.close()
+    assert recorder.stats().lost == {"Not a directory": 30}
+    assert recorder.has_lost
+
+
+def overtaking(recorder: Recorder, seqs: range) -> None:
+    for seq in seqs:
+        stamp_ns = seq * PERIOD + 1
+        recorder.captured(Frame(seq, stamp_ns, "front", np.zeros((72, 128, 3), np.uint8)), stamp_ns + 5)
+        if seq % 3 == 2:
+            for behind in (seq - 1, seq - 2, seq):
+                recorder.decided(Decision(behind, behind * PERIOD + 1, "dropped"))
+
+
+def test_no_state_is_wanted_while_nothing_can_be_written(tmp_path):
+    (tmp_path / "file").write_text("not a folder")
+    writer = RecordingWriter(tmp_path / "file" / "run", ABOUT, DiskGuard(tmp_path, "stop", 0))
+    assert not writer.wants_state
+
+
 def test_a_folder_that_vanishes_is_made_again(folder, soon, monkeypatch):
     monkeypatch.setattr(syncing, "SYNC_S", 0.001)
     recorder = Recorder(folder, ABOUT, replace(HERE, masks=False))
@@ -639,7 +673,7 @@ def test_leftovers_of_dead_processes_are_told_and_those_of_living_ones_not(folde
     record(folder, 1)
     told = [m for m in messages_of(caplog, logging.WARNING) if "perception drive recover" in m]
     assert len(told) == 1
-    assert str(dead) in told[0]
+    assert f"{dead} --in-place`" in told[0]
     assert (dead / "0003.mcap.active").read_bytes() == b"what is left"
     writer.abandon()
 
@@ -655,8 +689,10 @@ RING = replace(HERE, ring_s=3.0, after_s=1.0)
 
 
 def test_without_a_trigger_a_ring_writes_nothing(folder):
-    record(folder, 60, RING)
+    recorder = record(folder, 60, RING).recorder
     assert not saved(folder)
+    assert not recorder.has_lost
+    assert recorded(recorder) == "recorded nothing: no trigger came"
 
 
 def test_a_trigger_saves_the_last_seconds_and_the_next_ones(folder):
@@ -766,7 +802,7 @@ def test_a_killed_recorder_loses_at_most_one_frame(tmp_path):
     chance = random.Random(5)
     for kill in range(KILLS):
         folder = tmp_path / f"run-{kill}"
-        last = killed(folder, chance.uniform(0.05, 1.6))
+        last = killed(folder, chance.uniform(0.05, 1.0))
         found = records(folder)
         images = [r.sequence for r in of(found, "image")]
         assert images == list(range(len(images)))

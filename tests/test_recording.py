@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import random
 import resource
 import struct
@@ -155,6 +156,16 @@ def test_nothing_there_and_an_empty_folder(tmp_path):
     with pytest.raises(RecordingError, match="no such recording"):
         open_recording(tmp_path / "none")
     with pytest.raises(RecordingError, match="no recording in it"):
+        open_recording(tmp_path)
+    os.mkfifo(tmp_path / "pipe.mcap")
+    with pytest.raises(RecordingError, match="not a file"):
+        open_recording(tmp_path / "pipe.mcap")
+
+
+def test_a_folder_of_recordings_names_one(tmp_path):
+    (tmp_path / "front-1").mkdir()
+    write_segment(tmp_path / "front-1" / "0000.mcap", range(2))
+    with pytest.raises(RecordingError, match=r"its folders hold some: give one, like .*front-1$"):
         open_recording(tmp_path)
 
 

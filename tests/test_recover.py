@@ -141,7 +141,7 @@ def test_nothing_is_overwritten(drive, tmp_path):
         recover(drive / "0000.mcap", out)
     with pytest.raises(RecordingError, match="there already"):
         cut_recording(open_recording(drive), Window(1), out)
-    with pytest.raises(RecordingError, match="there already"):
+    with pytest.raises(RecordingError, match="not overwritten"):
         recover(drive / "0000.mcap", drive / "0000.mcap", force=True)
     assert out.read_bytes() == b"dear"
 

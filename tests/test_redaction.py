@@ -25,9 +25,8 @@ from perception.conversion.regions import (
 )
 from perception.drives.foxglove import Place, image_record
 from perception.drives.frames import stored_frames
-from perception.drives.layout import Channel, Record
+from perception.drives.layout import Record
 from perception.drives.recording import Recording, open_recording
-from perception.drives.segment import SegmentWriter
 from perception.errors import RecordingError
 from tests.drive_fakes import (
     PERIOD_NS,
@@ -45,6 +44,7 @@ from tests.drive_fakes import (
     scene,
     walker,
 )
+from tests.recorded_drive import write_segment
 
 assert drive_tools  # importing it registers the commands
 RAW = Look(form="raw")
@@ -74,16 +74,12 @@ def detail(picture: np.ndarray, box: tuple[int, int, int, int]) -> float:
 def write_with(path: Path, frames: int, more: dict[int, list[Record]], look: Look = RAW) -> Path:
     """A drive in which these records come instead of frame i's image, or with it where they are of another topic."""
     about, encoder = about_of(look), encoder_of(look)
-    writer = SegmentWriter(path, about)
+    chunks: list[list[Record]] = []
     for i in range(frames):
         extra = more.get(i, [])
         replaced = {record.topic for record in extra}
-        for record in [r for r in records_of(i, look, about, encoder) if r.topic not in replaced] + extra:
-            channel = Channel(record.topic, record.schema, record.encoding)
-            writer.write(channel, record.data, record.log_ns, record.publish_ns, record.sequence)
-        writer.flush()
-    writer.close()
-    return path
+        chunks.append([r for r in records_of(i, look, about, encoder) if r.topic not in replaced] + extra)
+    return write_segment(path, about, chunks)
 
 
 # -- what is covered ---------------------------------------------------------------------------------------------

@@ -16,7 +16,8 @@ import pytest
 
 from perception.build import build_node
 from perception.client import Control
-from perception.config import RecordConfig
+from perception.config import Launch, RecordConfig
+from perception.display import recording
 from perception.drives.recording import open_recording
 from perception.errors import PromptError
 from perception.replay.unit import Wishes, replay_drive
@@ -31,6 +32,14 @@ from tests.test_node import running
 def ring(tmp_path) -> RecordConfig:
     (tmp_path / "socket").mkdir(mode=0o700)
     return RecordConfig(folder=str(tmp_path / "drives"), exact=True, ring_s=1.0, after_s=0.2, least_free_gb=0)
+
+
+def test_the_display_says_what_saves_the_ring(ring):
+    told = recording(Path("here"), Launch(version=1, record=ring))
+    assert told == (
+        "keeping the last 1 s in memory; what saves them into here: trouble, a suspected id switch, SIGUSR1, "
+        "perception save"
+    )
 
 
 def saved(tmp_path: Path) -> list[Path]:

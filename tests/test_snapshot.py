@@ -399,7 +399,7 @@ def _road() -> PanopticModel:
 def _rendered() -> list[tuple[Frame, Any]]:
     frames = [
         Frame(i, s.stamp_ns, "front", np.asarray(s.image))
-        for i, s in enumerate(RenderedReader(3, 24, 640, 360).shots())
+        for i, s in enumerate(RenderedReader(3, 12, 640, 360).shots())
     ]
     return [(frame, _road()(frame.image)) for frame in frames]
 

@@ -180,7 +180,7 @@ def test_the_speed_stretches_the_time_and_not_the_stamps(tmp_path: Path, speed: 
 
 
 def test_a_speed_can_be_changed_while_it_plays(tmp_path: Path) -> None:
-    path = write_video(tmp_path / "drive.mp4", [0, 30, 60, 5000, 9000])
+    path = write_video(tmp_path / "drive.mp4", [0, 30, 60, 2000, 4000])
     source = open_source(str(path), camera="front", realtime=True)
     assert isinstance(source, ReplaySource)
     begin = 0.0
@@ -188,7 +188,7 @@ def test_a_speed_can_be_changed_while_it_plays(tmp_path: Path) -> None:
         begin = begin or time.monotonic()
         if frame.seq == 2:
             source.pace.speed = 10.0
-    assert 0.9 < time.monotonic() - begin < 2
+    assert 0.35 < time.monotonic() - begin < 2
 
 
 def drained(pace: Pace, stamps_ms: list[int], stop: Stop, got: list[int]) -> Callable[[], None]:

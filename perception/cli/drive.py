@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,6 +19,7 @@ from perception.errors import PerceptionError
 DAMAGED = 3
 """Exit code of what is damaged or not complete; 2 says that it is no recording."""
 _GAPS, _DAMAGES = 5, 5  # shown one by one
+_WIDE = 240  # columns in a pipe or a file, where nothing needs to be folded
 
 drive = typer.Typer(
     no_args_is_help=True,
@@ -53,7 +55,7 @@ def info(
     if json:
         print(json_of(found))
         return
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else _WIDE)
     for table in (_facts(found), _topics(found)):
         console.print(table, markup=False, highlight=False)
 
@@ -111,7 +113,7 @@ def recover(
     with progress_bar() as bar:
         progress = lines_of(bar)
         result = recover_in_place(path, progress) if out is None else save(path, out, force=force, progress=progress)
-    print(f"{result.path}: {result.kept.total()} messages, {len(result.files)} files written anew")
+    print(f"{result.path}: {result.kept.total()} messages, {counted(len(result.files), 'file')} written anew")
     for topic, count in sorted(result.lost.items()):
         print(f"  lost: {count} of {topic}")
     if result.lost_bytes:
@@ -153,7 +155,10 @@ def cut(
     print(f"{result.path}: {sum(result.counts.values())} messages, {seconds:.3f} s")
     if result.has_state:
         lead_s = result.cut.lead_in_ns / 1e9
-        print(f"  and {lead_s:.3f} s before: it begins with the node's state after frame {result.cut.frame_seq}")
+        seq = result.cut.frame_seq
+        when = f"after frame {seq}" if seq >= 0 else "before its first frame"
+        lead = f"and {lead_s:.3f} s before: " if lead_s else ""
+        print(f"  {lead}it begins with the node's state {when}")
     else:
         print("  without the node's state: a replay begins with an empty memory")
 
@@ -166,7 +171,7 @@ def _facts(found: Any) -> Table:
     table = Table(show_header=False, box=None, pad_edge=False)
     when = datetime.fromtimestamp(found.begin_ns / 1e9, UTC)
     is_dated = found.begin_ns > 10**18
-    table.add_row("recording", f"{found.path} ({found.segments} files, {found.bytes / 1e6:.1f} MB)")
+    table.add_row("recording", f"{found.path} ({counted(found.segments, 'file')}, {found.bytes / 1e6:.1f} MB)")
     table.add_row("when", f"{when:%Y-%m-%d %H:%M:%S} UTC" if is_dated else "on the drive's own clock")
     table.add_row("length", f"{found.seconds:.3f} s{'' if found.is_finished else ', not finished'}")
     for name, text in (*_origin(found), *_state_of_it(found)):
@@ -223,6 +228,11 @@ def _state_of_it(found: Any) -> list[tuple[str, str]]:
     if len(found.damage) > _DAMAGES:
         rows.append(("", f"and {len(found.damage) - _DAMAGES} more"))
     return rows
+
+
+def counted(count: int, what: str) -> str:
+    """ "1 file", "2 files"."""
+    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 def _topics(found: Any) -> Table:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from perception.cli.progress import lines_of, progress_bar
-from perception.errors import ConfigError
+from perception.errors import ConfigError, PerceptionError
 
 if TYPE_CHECKING:
     from perception.config import Launch
@@ -77,6 +79,7 @@ def replay_offline(drive: str, launch: Launch | None, out: Path | None, wished: 
 
     wishes = wished.checked()
     with contextlib.ExitStack() as stack:
+        stack.enter_context(_telling_what_is_left(out))
         progress = lines_of(stack.enter_context(progress_bar()))
         done = replay_drive(drive, launch, out, wishes, progress=lambda n, total: progress(wishes.mode, n, total))
     console = Console()
@@ -87,10 +90,22 @@ def replay_offline(drive: str, launch: Launch | None, out: Path | None, wished: 
         raise typer.Exit(1)
 
 
+@contextlib.contextmanager
+def _telling_what_is_left(out: Path | None) -> Iterator[None]:
+    """However it ends before its end, a part of a result is not left behind in silence."""
+    was_there = out is None or out.exists()
+    try:
+        yield
+    except (KeyboardInterrupt, PerceptionError):
+        if out and not was_there and out.exists():
+            print(f"perception: {out} holds only what came before that: remove it", file=sys.stderr)
+        raise
+
+
 def lines(done: Replayed, out: Path | None) -> list[str]:
     """The result in a few lines."""
     rate = done.frames / done.seconds if done.seconds else 0.0
-    where = f" from {done.begin_s:.1f} s on" if done.begin_s else ""
+    where = f" from {done.begin_s:.1f} s on" if round(done.begin_s, 1) > 0 else ""
     said = [f"{done.frames} frames{where} in {done.seconds:.1f} s ({rate:.1f} fps) on {done.engine}"]
     said += [done.said] if done.said else []
     said.append(f"{done.messages} messages, SHA-256 {done.digest}")

@@ -40,7 +40,7 @@ def play(
     every: int = 30,
     driving: Driving | None = None,
     seconds: float | None = None,
-) -> None:
+) -> Node:
     """Run a node to its end, or for so long; `driving` is entered once it is built, and left however it ends."""
     from perception.display import Display
     from perception.runner import run_launch
@@ -61,6 +61,7 @@ def play(
 
         summary, node = run_launch(launch, sinks, opened, display.scene)
     display.ended(summary, node, save)
+    return node
 
 
 def _pictures(folder: Path, every: int, launch: Launch) -> Sink:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -12,6 +13,8 @@ from perception.config import Launch, RecordConfig, read_launch
 from perception.errors import ConfigError
 from perception.strict_toml import check
 
+INCOMPLETE = 3
+"""Exit code of a recording that lacks something."""
 EXAMPLES = """
 Examples:
 
@@ -31,18 +34,48 @@ Then: perception drive info drives/front-TIME, perception replay drives/front-TI
 def record(
     what: Annotated[str, typer.Argument(help="A launch file, or a source such as camera:0 or rtsp://...")],
     folder: Annotated[Path | None, typer.Option("--out", "-o", help="Where each recording makes its folder.")] = None,
-    frames: Annotated[str | None, typer.Option(help="jpeg, png, raw, or none for masks and decisions alone.")] = None,
+    frames: Annotated[
+        Literal["jpeg", "png", "raw", "none"] | None,
+        typer.Option(help="Of the pictures; none: masks and decisions alone."),
+    ] = None,
     quality: Annotated[int | None, typer.Option(min=1, max=100, help="Of the JPEGs.")] = None,
     exact: Annotated[bool, typer.Option("--exact", help="The network sees the pictures as recorded.")] = False,
     ring: Annotated[float | None, typer.Option(min=1, help="Keep so many seconds, save them on a trigger.")] = None,
     seconds: Annotated[float | None, typer.Option(min=0.1, help="Stop after so long.")] = None,
 ) -> None:
-    """Run the node and record the drive: frames, masks, tracks, events, health, and every decision."""
+    """Run the node and record the drive: frames, masks, tracks, events, health, and every decision.
+
+    Ctrl-C ends it, and the recording is finished. Exit code 0: all of it was kept. 3: something was lost, and
+    perception drive info says what.
+    """
     from perception.cli.play import play
 
     wishes = {"folder": str(folder) if folder else None, "frames": frames, "quality": quality}
     wishes |= {"exact": exact or None, "ring_s": ring}
-    play(with_recording(_launch_of(what), wishes), seconds=seconds)
+    launch = with_recording(_launch_of(what), wishes)
+    if launch.recording:
+        require_place(Path(launch.recording.folder))
+    logbook = play(launch, seconds=seconds).logbook
+    if logbook and logbook.recorder.has_lost:
+        raise typer.Exit(INCOMPLETE)
+
+
+def require_place(folder: Path) -> None:
+    """Make the folder that recordings go to. A node goes on without its recording, but here that is what is asked for.
+
+    Raises:
+        ConfigError: nothing can be written there.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{folder}: {_why(error)}: name a folder for recordings with --out") from None
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise ConfigError(f"{folder}: it can't be written: name a folder for recordings with --out")
+
+
+def _why(error: OSError) -> str:
+    return "it is no folder" if isinstance(error, FileExistsError) else (error.strerror or str(error)).lower()
 
 
 def _launch_of(what: str) -> Launch:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -75,14 +77,20 @@ def replay(
 ) -> None:
     """Play a recorded drive through the node: every frame, in order, same masks every time."""
     choices = {"path": model, "engine": engine, "network_every": network_every}
+    what_if = {"--slower": slower != 1, "--network-ms": network_ms, "--carry-ms": carry_ms}
+    what_if["--camera-every"] = camera_every != 1
     if mode or out:
+        live = {"--endpoint": endpoint, "--fast": fast, "--speed": speed != 1, "--step": step, "--loop": loop}
+        _refuse(live | {"--save": save}, "is for subscribers: leave it out, or --mode and --out")
         from perception.cli.offline import Wished, replay_offline
 
         wished = Wished(mode or "exact", begin, end, network_every, slower, network_ms, carry_ms, camera_every)
         if wished.is_what_if:
             del choices["network_every"]  # what is asked, not how it was recorded
-        replay_offline(drive, _offline_launch(drive, launch, topic, choices), out, wished)
+        with tempfile.TemporaryDirectory() as folder:
+            replay_offline(drive, _offline_launch(drive, launch, topic, choices, Path(folder)), out, wished)
         return
+    _refuse(what_if, "asks what if: say --mode what-if too")
     driving = _stepping() if step else None
     if fast and speed != 1:
         raise ConfigError(f"--fast and --speed {speed:g}: as fast as possible has no speed: leave one out")
@@ -95,15 +103,21 @@ def replay(
     play(_changed(changed, topic, choices), save, every, driving)
 
 
+def _refuse(options: Mapping[str, object], why: str) -> None:
+    """Raises ConfigError for the first of these that was given; an option that does nothing would be taken for done."""
+    if given := next((name for name, value in options.items() if value), None):
+        raise ConfigError(f"{given} {why}")
+
+
 def _offline_launch(
-    drive: str, launch: Path | None, topics: list[str] | None, choices: dict[str, object]
-) -> Launch | None:
+    drive: str, launch: Path | None, topics: list[str] | None, choices: dict[str, object], folder: Path
+) -> Launch:
     """How to go through a drive: as the launch file says, else as it was recorded, with these choices."""
     if launch:
         return _changed(read_launch(launch), topics, choices)
     from perception.replay.drive import RecordedDrive, is_recording
 
-    base = RecordedDrive(Path(drive)).launch() if is_recording(Path(drive)) else Launch(version=1)
+    base = RecordedDrive(Path(drive)).launch(folder) if is_recording(Path(drive)) else Launch(version=1)
     return _changed(base, topics, choices)
 
 

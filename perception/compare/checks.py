@@ -8,9 +8,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from perception.compare.areas import ClassSeries, TopicAreas
-from perception.compare.findings import KINDS, Check, Finding, Place
+from perception.compare.findings import KINDS, MOST_RANGES, SHOWN_RANGES, Check, Finding, Place
 from perception.compare.measures import Measures
-from perception.compare.series import runs
+from perception.compare.series import per_1000, runs
 from perception.compare.thing_checks import identity_checks, latency_checks, swap_checks
 from perception.compare.tolerance import Tolerance
 
@@ -31,10 +31,6 @@ def checks(measures: Measures, tolerance: Tolerance, untimed: str) -> tuple[Chec
     return tuple(sorted(found, key=lambda check: order.index(check.kind)))
 
 
-def per_1000(count: float, frames: int) -> float:
-    return 1000 * count / max(1, frames)
-
-
 def _topic_checks(m: Measures) -> Iterator[Check]:
     for name in sorted(m.topics | m.only_topics[0]):
         lost = name not in m.topics
@@ -48,17 +44,19 @@ def _frame_checks(m: Measures, tolerance: Tolerance) -> Iterator[Check]:
         ("added by B", m.added, m.unmatched[1], tolerance.added),
     )
     for what, rows, count, limit in sides:
-        rate = per_1000(count, len(m.frames) + m.unmatched[0])
+        frames = len(m.frames) + m.unmatched[0]
+        rate = per_1000(count, frames)
         if rate <= limit:
             yield Check("frames", what)
             continue
         ranges = runs(seq for seq, _, _ in rows)
-        shown = ", ".join(f"{a}" if a == b else f"{a}-{b}" for a, b in ranges[:4]) + (", ..." if ranges[4:] else "")
+        shown = ", ".join(f"{a}" if a == b else f"{a}-{b}" for a, b in ranges[:SHOWN_RANGES])
+        shown += ", ..." if ranges[SHOWN_RANGES:] else ""
         reasons = sorted({why for _, _, why in rows if why})
         why = f" ({'; '.join(reasons[:3])})" if reasons else ""
-        text = f"frames {what}: {count} of {len(m.frames) + m.unmatched[0]}, namely {shown}{why}; {_limit(rate, limit)}"
+        text = f"frames {what}: {count} of {frames}, namely {shown}{why}; {_limit(rate, limit)}"
         stamps = (rows[0][1], rows[-1][1])
-        yield Check("frames", what, (Finding("frames", what, text, rate, limit, tuple(ranges[:50]), stamps),))
+        yield Check("frames", what, (Finding("frames", what, text, rate, limit, tuple(ranges[:MOST_RANGES]), stamps),))
 
 
 def _validity_checks(m: Measures, tolerance: Tolerance) -> Iterator[Check]:

@@ -12,7 +12,8 @@ import msgspec
 
 from perception.compare.checks import checks
 from perception.compare.findings import Check, Finding
-from perception.compare.latency import is_timed
+from perception.compare.identity import Identities
+from perception.compare.latency import why_untimed
 from perception.compare.measures import Measures, Progress, measure
 from perception.compare.pairing import Matching, matching
 from perception.compare.pictures import Picture, choose_frames, draw_frames
@@ -21,7 +22,7 @@ from perception.compare.side import LIVE, Incomparable, Side, open_side
 from perception.compare.summary import ClassRow, LatencyRow, TopicRow, class_rows, latency_rows, plots_of, topic_rows
 from perception.compare.tolerance import Tolerance, choose
 from perception.drives.layout import About
-from perception.drives.recording import open_recording
+from perception.drives.recording import Recording, open_recording
 from perception.errors import RecordingError
 
 FORMAT = 1
@@ -127,7 +128,7 @@ def compare(
         both = {"latency_p50_ms": wishes.latency_ms, "latency_p99_ms": wishes.latency_ms}
         tolerance = msgspec.structs.replace(tolerance, **both)
     measures = measure(a, b, matching(a.about, b.about, wishes.match), progress)
-    found = checks(measures, tolerance, is_timed(a.about, b.about))
+    found = checks(measures, tolerance, why_untimed(a.about, b.about))
     findings = [finding for check in found for finding in check.findings]
     chosen = choose_frames(measures, findings, wishes.pictures)
     pictures = draw_frames(a, b, measures, chosen, _drive(wishes.frames)) if chosen else ()
@@ -143,7 +144,6 @@ def _summed(
     found: tuple[Check, ...],
     pictures: Sequence[Picture],
 ) -> Comparison:
-    ids, seconds = m.identities, m.seconds()
     return Comparison(
         reference=a.path,
         candidate=b.path,
@@ -152,16 +152,10 @@ def _summed(
         tolerance=tolerance,
         why=why,
         frames=len(m.frames),
-        seconds=float(seconds[-1]),
+        seconds=float(m.seconds()[-1]),
         unmatched=(m.unmatched[0], m.unmatched[1]),
         decided=(dict(m.timing[0].decided), dict(m.timing[1].decided)),
-        things={
-            "a": ids.things[0],
-            "b": ids.things[1],
-            "vanished": sum(len(stay.frames) for stay in ids.stayed(0, 0)),
-            "appeared": sum(len(stay.frames) for stay in ids.stayed(1, 0)),
-            "id_switches": ids.switch_count,
-        },
+        things=_things(m.identities),
         checks=found,
         classes=class_rows(m),
         topics=topic_rows(a, b, m),
@@ -171,6 +165,13 @@ def _summed(
         plots=plots_of(m),
         pictures=tuple(pictures),
     )
+
+
+def _things(ids: Identities) -> dict[str, int]:
+    """Counted by frame."""
+    alone = [sum(len(stay.frames) for stay in ids.stayed(side, 0)) for side in (0, 1)]
+    counts = {"a": ids.things[0], "b": ids.things[1], "vanished": alone[0], "appeared": alone[1]}
+    return counts | {"id_switches": ids.switch_count}
 
 
 def _notes(a: Side, b: Side, m: Measures) -> tuple[str, ...]:
@@ -184,7 +185,7 @@ def _notes(a: Side, b: Side, m: Measures) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _drive(path: Path | None) -> Any:
+def _drive(path: Path | None) -> Recording | None:
     if path is None:
         return None
     try:

@@ -10,7 +10,7 @@ from perception.compare.plain import one_line
 from perception.compare.series import runs
 
 MOST_RANGES = 50
-_SHOWN_RANGES = 4
+SHOWN_RANGES = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +90,7 @@ class Place:
         """Like "5 frames, 100-104 (3.33-3.47 s)", by A's frame numbers and seconds since its first matched frame."""
         kept = self.measures.frames
         parts = []
-        for first, last in runs(frames)[:_SHOWN_RANGES]:
+        for first, last in runs(frames)[:SHOWN_RANGES]:
             span = f"{kept.seqs[first]}-{kept.seqs[last]} ({self._seconds(first):.2f}-{self._seconds(last):.2f} s)"
             parts.append(self.at(first) if first == last else span)
         more = len(runs(frames)) - len(parts)

@@ -58,7 +58,7 @@ def latencies(a: About, b: About) -> tuple[Latencies, Latencies]:
     return Latencies(has_capture_clock), Latencies(has_capture_clock)
 
 
-def is_timed(a: About, b: About) -> str:
+def why_untimed(a: About, b: About) -> str:
     """Empty where latencies of the two can be judged against each other; else why they can't."""
     for label, about in (("A", a), ("B", b)):
         if about.mode not in TIMED_MODES:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import os
 from collections.abc import Iterable, Sequence
 from html import escape
 from importlib.resources import files
@@ -16,6 +15,7 @@ from perception.compare.page_tables import classes, tables
 from perception.compare.pictures import APPEARED, CHANGED, DIFFERS, VANISHED, Picture
 from perception.compare.plain import one_line
 from perception.compare.plots import legend, svg, swatch
+from perception.compare.verdict_files import replace_text
 
 MOST_BYTES = 5_500_000
 """The page ends its pictures, then its plots, before it is larger."""
@@ -24,9 +24,7 @@ _LISTED = 200  # findings of a comparison
 
 def write_html(path: Path, comparisons: Sequence[Comparison]) -> None:
     """Raises OSError where it can't be written; a page that is there is replaced at once or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(html_of(comparisons), encoding="utf-8")
-    os.replace(partial, path)
+    replace_text(path, html_of(comparisons))
 
 
 def html_of(comparisons: Sequence[Comparison]) -> str:

@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perception.compare.findings import Finding
-from perception.compare.measures import Measures
+from perception.compare.measures import Frames, Measures
 from perception.compare.side import Side
 from perception.compare.things import ThingPairs, Things, match, things_of
 from perception.drives.frames import picture_of
-from perception.drives.layout import About, image
+from perception.drives.layout import About, image, wire
 from perception.drives.pictures import encode_picture
 from perception.drives.recording import Recording
 from perception.errors import RecordingError, WireError
@@ -90,16 +90,14 @@ def draw_frames(
         under = next((found for found in images if found is not None), None)
         drawn = _draw(one, other, under, topics, switched[f])
         if drawn:
-            seconds = (kept.stamps_ns[f] - kept.stamps_ns[0]) * 1e-9
-            note = (
-                f"{kept.differing[f]} px differ, {kept.alone[f]} things alone, {kept.changed[f]} of another id or class"
-            )
-            pictures.append(
-                Picture(
-                    f, kept.seqs[f], seconds, note, *(encode_picture(drawing, "jpeg", _QUALITY) for drawing in drawn)
-                )
-            )
+            seconds, note = (kept.stamps_ns[f] - kept.stamps_ns[0]) * 1e-9, _note(kept, f)
+            jpegs = (encode_picture(drawing, "jpeg", _QUALITY) for drawing in drawn)
+            pictures.append(Picture(f, kept.seqs[f], seconds, note, *jpegs))
     return tuple(pictures)
+
+
+def _note(kept: Frames, f: int) -> str:
+    return f"{kept.differing[f]} px differ, {kept.alone[f]} things alone, {kept.changed[f]} of another id or class"
 
 
 def _read(recording: Recording, about: About, stamps: Mapping[int, int], topics: Collection[str]) -> dict[int, _Shown]:
@@ -107,7 +105,7 @@ def _read(recording: Recording, about: About, stamps: Mapping[int, int], topics:
     if not stamps:
         return {}
     by_log = {stamp + about.wall_offset_ns: frame for frame, stamp in stamps.items()}
-    wanted = {image(about.camera), *(f"/{about.camera}/wire/{name}" for name in topics)}
+    wanted = {image(about.camera), *(wire(f"{about.camera}/{name}") for name in topics)}
     found: dict[int, _Shown] = {}
     for record in recording.messages(wanted, min(by_log), max(by_log) + 1):
         frame = by_log.get(record.log_ns)

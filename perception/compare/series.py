@@ -39,6 +39,10 @@ def runs(frames: Iterable[int]) -> list[tuple[int, int]]:
     return out
 
 
+def per_1000(count: float, frames: int) -> float:
+    return 1000 * count / max(1, frames)
+
+
 def quantiles(values: Sequence[float] | NDArray) -> tuple[float, float, float]:
     """p50, p90 and p99, linearly interpolated; NaN of nothing."""
     if not len(values):

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 
 from perception.compare.plain import one_line
-from perception.drives.layout import About, Decision, decisions
+from perception.drives.layout import About, Decision, decisions, wire
 from perception.drives.recording import Recording, open_recording
 from perception.errors import PerceptionError, RecordingError, WireError
 from perception.replay.result import Digest
@@ -113,7 +113,7 @@ class Side:
 
     def _parts(self) -> Iterator[tuple[int, int, Decision | tuple[bytes, Message]]]:
         camera = self.about.camera
-        wanted = {decisions(camera), *(f"/{camera}/wire/{name}" for name in (*self.topics, "health"))}
+        wanted = {decisions(camera), *(wire(f"{camera}/{name}") for name in (*self.topics, "health"))}
         try:
             for record in self.recording.messages(wanted):
                 if record.topic == decisions(camera):
@@ -150,7 +150,7 @@ def open_side(path: Path, label: str) -> Side:
     about = recording.about
     if about is None:
         raise Incomparable(f"{label} ({path}): not a recording of perception: replay it first, and compare the result")
-    front = f"/{about.camera}/wire/"
+    front = wire(f"{about.camera}/")
     topics = {name.removeprefix(front) for name in recording.channels if name.startswith(front)} - PRIVATE
     if not topics:
         raise Incomparable(f"{label} ({path}): it holds no messages of camera {about.camera!r}, so there is no result")

@@ -11,6 +11,7 @@ from perception.compare.findings import Check, Finding, Place
 from perception.compare.identity import Stay, Switch
 from perception.compare.latency import STAGES, TOTAL
 from perception.compare.measures import Measures
+from perception.compare.series import per_1000
 from perception.compare.tolerance import Tolerance
 
 MOST_NAMED = 20
@@ -40,7 +41,7 @@ def _swap(m: Measures, names: tuple[str, str], told: list[tuple[str, Swap]], tol
                 pixels[frame] = max(pixels.get(frame, 0), count)
                 things += source == "things"
                 share = share if source == "things" else max(share, part)
-    rate = 1000 * len(pixels) / max(1, len(m.frames))
+    rate = per_1000(len(pixels), len(m.frames))
     if not pixels or rate <= tolerance.swaps:
         return None
     worst = max(pixels, key=lambda k: pixels[k])
@@ -54,7 +55,7 @@ def _swap(m: Measures, names: tuple[str, str], told: list[tuple[str, Swap]], tol
 
 def identity_checks(m: Measures, tolerance: Tolerance) -> Iterator[Check]:
     ids = m.identities
-    rate = 1000 * ids.switch_count / max(1, len(m.frames))
+    rate = per_1000(ids.switch_count, len(m.frames))
     found = [_switch(m, s, rate, tolerance) for s in ids.switches] if rate > tolerance.id_switches else []
     yield Check("id switch", "all things", _named(found, ids.switch_count))
     for side, kind, limit in ((0, "vanished", tolerance.vanished), (1, "appeared", tolerance.appeared)):

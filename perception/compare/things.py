@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perception.evaluation.tracking import LEAST_IOU
+from perception.propagation.motion import box_iou
 from perception.types import TrackState
 from perception.wire import Kind, Message, TrackRow
 
@@ -81,7 +82,7 @@ def match_same(messages: Mapping[str, Message], topics: Iterable[str]) -> ThingP
 
 def match(a: Things, b: Things) -> ThingPairs:
     """Pairs of IoU >= 0.5, the greatest first: of masks where both have one, else of boxes."""
-    iou = _box_iou(a.rows, b.rows)
+    iou = box_iou(_boxes(a.rows), _boxes(b.rows))
     if a.id_map is not None and b.id_map is not None and a.id_map.shape == b.id_map.shape:
         both = np.ix_(a.masked, b.masked)
         iou[both] = _mask_iou(a, b)[both]
@@ -107,13 +108,9 @@ def _mask_iou(a: Things, b: Things) -> NDArray[np.float64]:
     return both / np.maximum(a.areas[:, None] + b.areas[None] - both, 1)
 
 
-def _box_iou(a: tuple[TrackRow, ...], b: tuple[TrackRow, ...]) -> NDArray[np.float64]:
-    one = np.array([row.box for row in a], np.float64).reshape(-1, 1, 4)
-    other = np.array([row.box for row in b], np.float64).reshape(1, -1, 4)
-    corner = np.minimum(one[..., 2:], other[..., 2:]) - np.maximum(one[..., :2], other[..., :2])
-    both = np.maximum(corner, 0).prod(-1)
-    area = (one[..., 2:] - one[..., :2]).prod(-1) + (other[..., 2:] - other[..., :2]).prod(-1)
-    return both / np.maximum(area - both, 1e-9)
+def _boxes(rows: tuple[TrackRow, ...]) -> NDArray[np.float64]:
+    """(n, 4)"""
+    return np.array([row.box for row in rows], np.float64).reshape(-1, 4)
 
 
 def _box_area(row: TrackRow) -> int:

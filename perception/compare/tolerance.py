@@ -10,7 +10,7 @@ import msgspec
 from perception.compare.pairing import same_drive
 from perception.drives.layout import About
 from perception.errors import ConfigError
-from perception.strict_toml import read_toml
+from perception.strict_toml import check, read_tables
 
 Level = Literal["bytes", "tight", "statistical"]
 LEVELS: tuple[Level, ...] = ("bytes", "tight", "statistical")
@@ -74,45 +74,25 @@ TOLERANCES: dict[Level, Tolerance] = {
 }
 
 
-class ToleranceFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a tolerance file may say: fields of Tolerance that are to be others, and the level that they start from."""
-
-    level: Literal["auto", "bytes", "tight", "statistical"] = "auto"
-    frame_iou: Share | None = None
-    frame_px: Pixels | None = None
-    pooled_iou: Share | None = None
-    boundary_f: Share | None = None
-    boundary_px: Literal[1, 2, 4] | None = None
-    segment_px: Pixels | None = None
-    vanished: Share | None = None
-    appeared: Share | None = None
-    id_switches: Rate | None = None
-    swap_px: Pixels | None = None
-    swap_share: Share | None = None
-    swaps: Rate | None = None
-    validity: Rate | None = None
-    missing: Rate | None = None
-    added: Rate | None = None
-    messages: Rate | None = None
-    latency_p50_ms: Rate | None = None
-    latency_p99_ms: Rate | None = None
-
-
 def choose(a: About, b: About, level: str = "auto", file: Path | None = None) -> tuple[Tolerance, str]:
     """The tolerance, and why this level. An asked level goes before the file's, the file's before `auto`.
 
+    A file says the fields of Tolerance that are to be others, and perhaps the level that they start from.
+
     Raises ConfigError for a level that there is not, and for a file that can't be read or says what it may not say.
     """
-    said = read_toml(file, ToleranceFile) if file else ToleranceFile()
-    wanted = level if level != "auto" else said.level
+    said = read_tables(file) if file else {}
+    wanted = said.pop("level", "auto")
+    if level != "auto":
+        wanted = level
     if wanted == "auto":
         name, why = fitting_level(a, b)
     else:
         name, why = _level(wanted), "as asked"
-    fields = {k: v for k, v in msgspec.structs.asdict(said).items() if v is not None and k != "level"}
-    if fields:
-        why += f"; {', '.join(fields)} from {file}"
-    return msgspec.structs.replace(TOLERANCES[name], **fields), why
+    if not said:
+        return TOLERANCES[name], why
+    tolerance = check(msgspec.structs.asdict(TOLERANCES[name]) | said, Tolerance, str(file))
+    return tolerance, f"{why}; {', '.join(said)} from {file}"
 
 
 def fitting_level(a: About, b: About) -> tuple[Level, str]:
@@ -160,19 +140,16 @@ def _settings(about: About) -> object:
     if not all(isinstance(table, dict) for table in told.values()):
         return about.launch
     model, tracking, publish = (dict(table) for table in told.values())
-    for name in (
-        "path",
-        "engine",
-        "threads",
-    ):  # the hashes and the engine that ran are compared; threads decide nothing
+    # the model's hash and the engine that ran are compared, and threads decide nothing
+    for name in ("path", "engine", "threads"):
         model.pop(name, None)
     tracking.pop("continue_for_s", None)  # of a node that is started again
     parts = (model, tracking, publish.get("encoding"), launch.get("topics"), launch.get("groups"), about.calibration)
     return msgspec.json.encode(parts, order="deterministic")
 
 
-def _level(name: str) -> Level:
+def _level(name: object) -> Level:
     for level in LEVELS:
         if level == name:
             return level
-    raise ConfigError(f"level {name!r}: auto, {', '.join(LEVELS)}")
+    raise ConfigError(f"level {name!r}: one of auto, {', '.join(LEVELS)}")

@@ -12,9 +12,16 @@ from perception.compare.findings import KINDS
 from perception.compare.plain import one_line
 
 
+def replace_text(path: Path, text: str) -> None:
+    """Write a file as a whole or not at all. Raises OSError."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
+
+
 def write_json(path: Path, comparison: Comparison) -> None:
     """Raises OSError where it can't be written."""
-    path.write_text(json.dumps(comparison.to_json(), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    replace_text(path, json.dumps(comparison.to_json(), indent=2, allow_nan=False) + "\n")
 
 
 def write_junit(path: Path, comparisons: Sequence[Comparison]) -> None:
@@ -27,8 +34,13 @@ def write_junit(path: Path, comparisons: Sequence[Comparison]) -> None:
         root.append(_suite(comparison))
     for count in ("tests", "failures", "errors", "skipped"):
         root.set(count, str(sum(int(suite.get(count, "0")) for suite in root)))
+    replace_text(path, xml_text(root))
+
+
+def xml_text(root: ElementTree.Element) -> str:
+    """Indented, and said to be the UTF-8 that `replace_text` writes, whatever the locale."""
     ElementTree.indent(root)
-    ElementTree.ElementTree(root).write(path, encoding="utf-8", xml_declaration=True)
+    return ElementTree.tostring(root, encoding="utf-8", xml_declaration=True).decode() + "\n"
 
 
 def _suite(comparison: Comparison) -> ElementTree.Element:

@@ -23,7 +23,7 @@ class ConvertWishes:
 
     Args:
         form: one of FORMS; "": "mcap" for what is not a recording of ours, and by the suffix for what is.
-        camera, images, quality: of a new recording, as RecordWishes has them.
+        camera, images, quality: of a new recording, as `camera`, `form` and `quality` of RecordWishes.
     """
 
     form: str = ""

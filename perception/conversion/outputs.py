@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from perception.errors import PerceptionError, RecordingError
+from perception.errors import PerceptionError, RecordingError, reason
 
 Progress = Callable[[str, int, int], None]
 """Told what is done, how much of it, and of how much."""
@@ -52,7 +52,7 @@ def unfinished(out: Path, force: bool, kinds: frozenset[str]) -> Iterator[Path]:
         raise Stopped(f"stopped; what is done is in {part}" if part.exists() else "stopped") from None
     except OSError as error:
         _remove(part)
-        raise RecordingError(f"{error.filename or out}: {(error.strerror or str(error)).lower()}") from None
+        raise RecordingError(f"{error.filename or out}: {reason(error)}") from None
     except BaseException:
         _remove(part)
         raise

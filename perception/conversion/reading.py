@@ -20,7 +20,7 @@ WINDOW = 16
 SEQUENCES = 1 << 32
 """MCAP's sequence numbers wrap there."""
 _NOT_SHOWN = frozenset({"image", "health", "events"})
-_read_decision = msgspec.json.Decoder(Decision).decode
+read_decision = msgspec.json.Decoder(Decision).decode
 
 
 @dataclass(slots=True, eq=False)
@@ -90,7 +90,8 @@ def open_drive(path: Path, begin_s: float = 0.0, end_s: float | None = None) -> 
 
 
 def recorded_frames(drive: Drive, topics: Collection[str] | None = None) -> Iterator[RecordedFrame]:
-    """Its frames by rising seq, in bounded memory.
+    """Its frames by rising seq, in bounded memory; those that a replay left out are decided about at its end, and come
+    last.
 
     Args:
         topics: names of the wire topics that are wanted; None: all that say what a frame shows.
@@ -125,7 +126,7 @@ def _parts(drive: Drive, topics: Collection[str] | None) -> Iterator[tuple[int, 
             if record.topic == image:
                 yield record.sequence, record
             elif record.topic == decisions:
-                decision = _read_decision(record.data)
+                decision = read_decision(record.data)
                 yield decision.frame_seq % SEQUENCES, decision
             else:
                 message = decode(record.data)

@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 from perception.conversion.outputs import Progress, no_progress
-from perception.conversion.reading import Drive, open_drive
+from perception.conversion.reading import Drive, open_drive, read_decision
 from perception.conversion.regions import (
     MOST_CELLS,
     Regions,
@@ -27,14 +27,13 @@ from perception.drives import layout
 from perception.drives.block import Block
 from perception.drives.foxglove import Place, image_record
 from perception.drives.frames import picture_of
-from perception.drives.layout import About, Decision, Record
+from perception.drives.layout import About, Record
 from perception.drives.schemas import CAMERA_CALIBRATION, DECISION, IMAGE_ANNOTATIONS, RAW_IMAGE
 from perception.errors import RecordingError, WireError
 from perception.wire import Kind, decode
 
 _QUALITY = 95
 _NOT_LOOKED_AT, _BROKEN = "nothing looked at it, nor at a frame near it", "it can't be decoded"
-_read_decision = msgspec.json.Decoder(Decision).decode
 
 
 @dataclass(slots=True)
@@ -183,6 +182,6 @@ def _may_show(record: Record) -> bool:
 
 def _what(record: Record) -> str:
     try:
-        return _read_decision(record.data).what
+        return read_decision(record.data).what
     except (msgspec.MsgspecError, UnicodeDecodeError):
         return "failed"

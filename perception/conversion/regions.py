@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from perception.conversion.drawing import in_image
 from perception.conversion.outputs import Progress
 from perception.conversion.reading import Drive, recorded_frames
-from perception.errors import RecordingError
+from perception.errors import RecordingError, reason
 from perception.opencv import cv2
 from perception.types import TrackState, Validity
 from perception.wire import Message
@@ -173,7 +173,7 @@ def read_boxes(path: Path, found: Regions) -> None:
             raise RecordingError(f"{path}: larger than {_FILE_LIMIT >> 20} MiB: not taken for a list of boxes")
         given = msgspec.json.decode(path.read_bytes(), type=list[_Given])
     except OSError as error:
-        raise RecordingError(f"{path}: {(error.strerror or str(error)).lower()}") from None
+        raise RecordingError(f"{path}: {reason(error)}") from None
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise RecordingError(f'{path}: {error}: write [{{"frame": 12, "box": [x0, y0, x1, y1]}}, ...]') from None
     for row in given:

@@ -42,3 +42,25 @@ class Block:
     @property
     def is_empty(self) -> bool:
         return not self.records and not self.expected and not self.lost
+
+
+@dataclass(slots=True, eq=False)
+class FrameCount:
+    """Frames of several blocks: a frame whose image is in one and whose decision is in another counts once."""
+
+    captured: int = 0
+    decided: int = 0
+
+    def add(self, block: Block) -> int:
+        """How many frames more there are with it."""
+        before = self.frames
+        self.captured += block.captured
+        self.decided += block.decided.total()
+        return self.frames - before
+
+    def __add__(self, other: FrameCount) -> FrameCount:
+        return FrameCount(self.captured + other.captured, self.decided + other.decided)
+
+    @property
+    def frames(self) -> int:
+        return max(self.captured, self.decided)

@@ -145,6 +145,8 @@ class _Watch:
             result.faults.append("not finished: it is being written, or a crash left it (perception drive recover)")
         if self.about:
             result.faults += self._of_frames(self.about)
+        self._of_recovery(result)
+        if self.about:
             self._of_certificate(result)
         else:
             result.notes.append("not written by perception: only checksums and order were checked")
@@ -164,25 +166,32 @@ class _Watch:
             told = ", ".join(f"{w}x{h} ({n} frames)" for (w, h), n in self.sizes.most_common())
             faults.append(f"the size of the images changes: {told}")
         images = self.stamps[layout.image(about.camera)].keys()
-        last = max(self.decided, default=-1)  # later ones had not been decided about when it ended
-        undecided = sorted(seq for seq in images - self.decided.keys() if seq < last or not self.decided)
+        # A crash ends the node while a frame is in work, and later ones have been dropped behind it.
+        crashed = not self.recording.is_finished or recovery_of(self.recording) is not None
+        ends = {"stepped", "failed"} if crashed else {"stepped", "failed", "dropped", "broken"}
+        last = max((seq for seq, what in self.decided.items() if what in ends), default=-1)
+        is_none = not (self.decided or crashed)
+        undecided = sorted(seq for seq in images - self.decided.keys() if seq < last or is_none)
         if undecided:
-            faults.append(f"{len(undecided)} images without a decision, the first is frame {undecided[0]}")
+            faults.append(f"{len(undecided)} images without a decision, the first is of frame {undecided[0]}")
         seen = {seq for seq, what in self.decided.items() if what != "broken"}
         if about.frames != "none" and images and (unseen := sorted(seen - images)):
             faults.append(f"{len(unseen)} decisions without their image, the first is on frame {unseen[0]}")
         return faults
 
-    def _of_certificate(self, result: Checked) -> None:
-        certificate, recording = self.recording.certificate, self.recording
-        recovery = recovery_of(recording)
+    def _of_recovery(self, result: Checked) -> None:
+        recovery = recovery_of(self.recording)
         if recovery and (recovery.lost or recovery.lost_bytes):
             lost = sum(recovery.lost.values())
-            result.faults.append(f"recovered from a damaged file: {lost or 'some'} messages were lost")
+            told = f"{lost} messages were lost" if lost else f"{recovery.lost_bytes} bytes of it could not be read"
+            result.faults.append(f"recovered from a damaged file: {told}")
         elif recovery:
             result.notes.append("recovered, without a loss, from a file that was not closed")
+
+    def _of_certificate(self, result: Checked) -> None:
+        certificate, recording = self.recording.certificate, self.recording
         if certificate is None:
-            if recording.is_finished and not recovery:
+            if recording.is_finished and not recovery_of(recording):
                 result.faults.append("no certificate: its last segment is missing")
             return
         if recording.about and recording.about.segment:

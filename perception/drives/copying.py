@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 
@@ -16,6 +17,14 @@ from perception.drives.recording import Recording
 from perception.errors import RecordingError
 
 _PART = ".part"
+
+
+def refuse_existing(out: Path, sources: Iterable[Path], *, force: bool) -> None:
+    """Raises RecordingError where `out` is there and must not be replaced: it is a source, or `force` is False."""
+    if out.exists() and any(out.samefile(source) for source in sources):
+        raise RecordingError(f"{out}: the recording itself is not overwritten: give another name")
+    if out.exists() and not force:
+        raise RecordingError(f"{out}: it is there already: give another name or --force")
 
 
 class CopyWriter:

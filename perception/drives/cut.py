@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 from perception.drives import layout
-from perception.drives.copying import CopyWriter
+from perception.drives.copying import CopyWriter, refuse_existing
 from perception.drives.layout import SUFFIX, Certificate, Decision, Record, StateRow, Tally
 from perception.drives.recording import Recording
 from perception.errors import RecordingError
@@ -72,8 +72,7 @@ def cut_recording(
     """
     if not out.name.endswith(SUFFIX):
         raise RecordingError(f"{out}: a recording's name ends in {SUFFIX}")
-    if out.exists() and (not force or any(out.samefile(s) for s in recording.segments)):
-        raise RecordingError(f"{out}: it is there already: give another name or --force")
+    refuse_existing(out, recording.segments, force=force)
     begin_ns, end_ns = _span(recording, window)
     state = None if window.exact else _state_before(recording, begin_ns, window.topics)
     first_ns, seq = begin_ns, -1

@@ -109,7 +109,7 @@ def tell_leftovers(folder: Path) -> None:
     """Log how to mend the recordings below that were not closed."""
     found = leftovers(folder)
     for path in found[:_MOST_TOLD]:
-        log.warning("%s was not closed; `perception drive recover %s` makes it whole", path, path)
+        log.warning("%s was not closed; `perception drive recover %s --in-place` makes it whole", path, path)
     if (more := len(found) - _MOST_TOLD) > 0:
         log.warning("%d more recordings in %s were not closed", more, folder)
 

@@ -46,7 +46,9 @@ def stored_frames(
         raise RecordingError(f"{recording.path}: not a recording of perception's: play it as a source")
     topic, offset = layout.image(about.camera), about.wall_offset_ns
     if topic not in recording.channels:
-        raise RecordingError(f"{recording.path}: it holds no images: it is a result; give the drive that it is of")
+        raise RecordingError(
+            f"{recording.path}: it holds no images, being a result or recorded with frames = none: give a drive with images"
+        )
     log = [None if ns is None else ns + offset for ns in (begin_ns, end_ns)]
     records = (r for r in recording.messages({topic}, *log) if is_wanted(r.sequence))
     with ThreadPoolExecutor(1, "decode") as pool:

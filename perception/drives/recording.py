@@ -158,6 +158,8 @@ def open_recording(path: Path, *, lenient: bool = False, thorough: bool = False)
     """
     if path.is_dir():
         paths = _in_order(path)
+    elif path.exists() and not path.is_file():  # a FIFO would be waited for
+        raise RecordingError(f"{path}: not a file: give an {SUFFIX} file or a folder of them")
     elif path.exists():
         paths = [path]
     else:
@@ -190,7 +192,9 @@ def _in_order(folder: Path) -> list[Path]:
     """The segments of a folder: by number, whatever the names are."""
     found = [p for p in folder.iterdir() if p.name.endswith((SUFFIX, ACTIVE)) and p.is_file()]
     if not found:
-        raise RecordingError(f"{folder}: no recording in it: give a folder with {SUFFIX} files")
+        below = next((p.parent for n in (1, 2) for p in sorted(folder.glob(f"{'*/' * n}*{SUFFIX}*"))), None)
+        told = f"its folders hold some: give one, like {below}" if below else f"give a folder with {SUFFIX} files"
+        raise RecordingError(f"{folder}: no recording in it: {told}")
     return sorted(found, key=lambda p: [(len(t), t) if t.isdigit() else (0, t) for t in re.split(r"(\d+)", p.name)])
 
 

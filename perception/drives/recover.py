@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from perception.drives.copying import CopyWriter
+from perception.drives.copying import CopyWriter, refuse_existing
 from perception.drives.index import BAD_SUMMARY
 from perception.drives.layout import ACTIVE, SUFFIX, from_metadata
 from perception.drives.recording import RECOVERED, Damage, Recording, open_recording
@@ -70,8 +70,9 @@ def recover(path: Path, out: Path, *, force: bool = False, progress: Progress | 
     is_folder = path.is_dir()
     if not is_folder and not out.name.endswith(SUFFIX):
         raise RecordingError(f"{out}: a recording's name ends in {SUFFIX}")
-    if out.exists() and (is_folder or not force or out.samefile(path)):
-        raise RecordingError(f"{out}: it is there already: give another name{'' if is_folder else ' or --force'}")
+    if is_folder and out.exists():
+        raise RecordingError(f"{out}: it is there already: give another name")
+    refuse_existing(out, [path], force=force)
     result = Recovered(out)
     if is_folder:
         out.mkdir(parents=True)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 
-from perception.drives.block import Block
+from perception.drives.block import Block, FrameCount
 from perception.drives.layout import Certificate
 from perception.drives.segments import RecordingWriter
 
@@ -62,7 +62,7 @@ class RingWriter:
 
     Attributes:
         stopped: why nothing could be written the last time; "" where it could.
-        wants_state: always False: the ring lives on the states that come every ten seconds.
+        wants_state: always False: the ring lives on the states that come every few seconds.
     """
 
     wants_state = False
@@ -81,6 +81,7 @@ class RingWriter:
         self._size = self._frames = 0
         self.stopped = ""
         self._lost: dict[str, int] = {}
+        self._missing = FrameCount()  # of the recording in work
 
     @property
     def size(self) -> int:
@@ -112,7 +113,7 @@ class RingWriter:
         while any(self._folder.glob(f"trigger-{self._count:04d}-*")):
             self._count += 1
         folder = self._folder / f"trigger-{self._count:04d}-{slug}"
-        self._saving = self._make(folder)
+        self._saving, self._missing = self._make(folder), FrameCount()
         log.info("saving the last seconds to %s: %s", folder, reason)
         for block in self._ring.blocks():
             self._queue(block)
@@ -145,7 +146,7 @@ class RingWriter:
     def _queue(self, block: Block) -> None:
         if self._backlog_size + block.size > 2 * self._limit:
             block = Block(expected=block.expected, captured=block.captured, decided=block.decided)
-            block.lost[_FULL] = block.frames
+            block.lost[_FULL] = self._missing.add(block)
         self._backlog.append(block)
         self._backlog_size += block.size
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from perception.drives.block import Block
+from perception.drives.block import Block, FrameCount
 from perception.drives.disk import DiskGuard
 from perception.drives.foxglove import Place, calibration_record, picture_of, picture_topic
 from perception.drives.layout import ACTIVE, SUFFIX, About, Certificate, Channel, Record, Tally
@@ -43,14 +43,14 @@ class _Written:
 
     segment: SegmentWriter
     messages: Counter[str] = field(default_factory=Counter)
-    frames: int = 0
+    frames: FrameCount = field(default_factory=FrameCount)
     is_calibrated: bool = False
     unsure: Counter[str] = field(default_factory=Counter)  # messages that the disk may not have yet
 
     def confirm(self, block: Block) -> None:
         """The disk has it."""
         self.messages.update(self.unsure)
-        self.frames += block.frames
+        self.frames.add(block)
         self.unsure.clear()
 
 
@@ -96,6 +96,7 @@ class RecordingWriter:
         self._unsure = Block()  # the one that the disk may not have yet
         self._expected: Counter[str] = Counter()
         self._lost: Counter[str] = Counter()
+        self._missing = FrameCount()
         self._decided: Counter[str] = Counter()
         self._captured = 0
         self._pictures: dict[str, str] = {}  # topic of the picture by that of the message
@@ -110,7 +111,7 @@ class RecordingWriter:
 
     @property
     def frames(self) -> int:
-        return sum(written.frames for written in self._segments)
+        return sum((written.frames for written in self._segments), FrameCount()).frames
 
     @property
     def lost(self) -> dict[str, int]:
@@ -211,7 +212,7 @@ class RecordingWriter:
 
     def _go_on(self, last: bool = False) -> None:
         """Write what a failure left, then begin a new segment; where that fails, it stays stopped."""
-        before, lost = self.stopped, self._lost.total()
+        before, lost = self.stopped, self._missing.frames
         if self._open and self._open.unsure:
             try:
                 self._open.segment.flush()
@@ -238,15 +239,16 @@ class RecordingWriter:
             self._told, self._told_s = reason, now
             log.error("recording to %s stopped: %s; trying again every %.0f s", self.folder, reason, RETRY_S)
         self.stopped, self._retry_s = reason, now + RETRY_S
+        self.wants_state = False  # a state costs the node time, and would be lost
 
     def _lose(self, block: Block) -> None:
-        self._lost[self.stopped] += block.frames
+        self._lost[self.stopped] += self._missing.add(block)
 
     def _certify(self, reason: str) -> Certificate:
         there = [w for w in self._segments if w.segment.path.exists() or w is self._open or w.segment.active.exists()]
         for gone in self._segments:
             if gone not in there:
-                self._lost["their segment vanished"] += gone.frames
+                self._lost["their segment vanished"] += gone.frames.frames
         written: Counter[str] = sum((w.messages for w in there), Counter())
         expected = self._expected + Counter({p: self._expected[m] for m, p in self._pictures.items() if p})
         return Certificate(

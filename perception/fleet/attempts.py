@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from perception.fleet.judge import Verdict
 from perception.fleet.task import Task
 
 MOST_TRIES = 2
-Progress = Callable[[str, int, int], None]
 
 
 class Attempts:

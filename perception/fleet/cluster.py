@@ -9,9 +9,9 @@ from collections.abc import Generator, Sequence
 from typing import Any
 
 from perception.errors import ConfigError
-from perception.fleet.attempts import Attempts, Progress
+from perception.fleet.attempts import Attempts
 from perception.fleet.judge import Verdict, run_task
-from perception.fleet.task import Stages, Task
+from perception.fleet.task import Progress, Stages, Task
 
 LOCAL = "ray"
 ASKS = "if it asks for a token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN"

@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 from perception.drives.layout import ACTIVE, SUFFIX
-from perception.errors import ConfigError, RecordingError
+from perception.errors import ConfigError, RecordingError, reason
 from perception.images import SUFFIXES as PICTURES
 
 REFERENCE_FILE = "reference.toml"
@@ -91,7 +91,7 @@ def content_hash(path: str) -> str:
         else:
             digest.update(_sha256(place))
     except OSError as error:
-        raise RecordingError(f"{error.filename or path}: {(error.strerror or str(error)).lower()}") from None
+        raise RecordingError(f"{error.filename or path}: {reason(error)}") from None
     return digest.hexdigest()
 
 

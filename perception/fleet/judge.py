@@ -9,6 +9,7 @@ from typing import Literal
 import msgspec
 
 from perception.compare import Comparison, Options, compare
+from perception.compare.tolerance import fitting_level
 from perception.errors import ConfigError, PerceptionError, RecordingError
 from perception.fleet.drive_set import REFERENCE_FILE, Drive
 from perception.fleet.reference import Reference, of_other_content, read_reference, reference_folder
@@ -68,9 +69,7 @@ def judge(outcome: Outcome, task: Task) -> Verdict:
     if task.level == "bytes" and others:
         text = f"the reference is of {others}: its bytes can't be equal: --level auto, or --accept anew"
         return Verdict(drive, "differs", text, (), "bytes", str(result), outcome)
-    # recordings name their threads and paths, which decide nothing, as settings: what decides is known better here
-    level = "bytes" if task.level == "auto" and not others else task.level
-    found = comparison_of(outcome, result, level)
+    found = comparison_of(outcome, result, task.level)
     if found.digests[0] != reference.digest:
         raise RecordingError(f"{result}: not the messages that {REFERENCE_FILE} beside it names: --accept anew")
     return _verdict(found, outcome, others, result)
@@ -96,8 +95,7 @@ def comparison_of(
 
 def _verdict(found: Comparison, outcome: Outcome, others: str, result: Path) -> Verdict:
     level = found.tolerance.level
-    same = "the same model, engine, versions, processor and settings"
-    why = f"the reference is of {others}" if others else same if level == "bytes" else found.why
+    why = f"the reference is of {others}" if others else fitting_level(*found.about)[1]
     told = f"{level}: {why}; {found.frames} frames compared"
     if found.is_same:
         return Verdict(outcome.drive, "same", told, (), level, str(result), outcome)
@@ -119,8 +117,6 @@ def _others(reference: Reference, outcome: Outcome) -> str:
             told.append(f"{name} {reference.versions[name]}, this is {outcome.versions[name]}")
     if reference.cpu != outcome.cpu:
         told.append(f"{reference.cpu}, this is {outcome.cpu}")
-    if reference.settings != outcome.settings:
-        told.append("other settings of the launch configuration")
     return "; ".join(told)
 
 

@@ -9,9 +9,9 @@ import time
 from collections.abc import Generator, Sequence
 from multiprocessing.connection import Connection, wait
 
-from perception.fleet.attempts import Attempts, Progress
+from perception.fleet.attempts import Attempts
 from perception.fleet.judge import Verdict, run_task
-from perception.fleet.task import Stages, Task
+from perception.fleet.task import Progress, Stages, Task
 
 _TELL_S = 0.2
 _JOIN_S = 5.0
@@ -44,8 +44,9 @@ def in_pool(tasks: Sequence[Task], jobs: int, progress: Progress) -> Generator[V
                 verdict = worker.hear(progress)
                 if worker.is_lost and worker.task:
                     verdict = attempts.lost(worker.task, worker.why())
-                    workers[workers.index(worker)] = _Worker() if len(attempts) else worker
                     worker.end()
+                    workers.remove(worker)
+                    workers += [_Worker()] if len(attempts) else []
                 if verdict:
                     yield verdict
     finally:

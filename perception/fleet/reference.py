@@ -18,7 +18,7 @@ from pathlib import Path
 
 import msgspec
 
-from perception.errors import ConfigError, RecordingError
+from perception.errors import ConfigError, RecordingError, reason
 from perception.fleet.drive_set import REFERENCE_FILE
 from perception.fleet.figures import Figures, changes
 from perception.fleet.task import OUTCOME, Outcome
@@ -43,7 +43,6 @@ class Reference(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     model_id: str
     engine: str
     cpu: str
-    settings: str  # hash over those of the launch configuration that decide
     versions: dict[str, str] = {}
     figures: Figures = {}
 
@@ -92,9 +91,7 @@ def require_writable(references: Path) -> None:
         with tempfile.TemporaryFile(dir=references):
             pass
     except OSError as error:
-        raise ConfigError(
-            f"{references}: references can't be written there: {(error.strerror or '').lower()}"
-        ) from None
+        raise ConfigError(f"{references}: references can't be written there: {reason(error)}") from None
 
 
 def accept(outcome: Outcome, references: Path) -> Accepted:
@@ -125,7 +122,7 @@ def write_reference(folder: Path, reference: Reference, result: Path) -> None:
             if other.is_dir() and other.name != reference.result:
                 shutil.rmtree(other)
     except OSError as error:
-        raise RecordingError(f"{error.filename or folder}: {(error.strerror or str(error)).lower()}") from None
+        raise RecordingError(f"{error.filename or folder}: {reason(error)}") from None
 
 
 def to_toml(tables: Mapping[str, object]) -> str:
@@ -164,7 +161,6 @@ def _reference_of(outcome: Outcome) -> Reference:
         model_id=outcome.model_id,
         engine=outcome.engine,
         cpu=outcome.cpu,
-        settings=outcome.settings,
         versions=outcome.versions,
         figures=outcome.figures,
     )
@@ -201,10 +197,7 @@ def _write(file: Path, text: str) -> None:
 
 
 def _changed(old: Reference, new: Reference) -> list[str]:
-    pairs = [
-        (name, getattr(old, name), getattr(new, name))
-        for name in ("model", "model_id", "engine", "cpu", "mode", "settings")
-    ]
+    pairs = [(name, getattr(old, name), getattr(new, name)) for name in ("model", "model_id", "engine", "cpu", "mode")]
     pairs += [
         (name, old.versions.get(name, "none"), new.versions.get(name, "none"))
         for name in sorted(old.versions.keys() | new.versions.keys())

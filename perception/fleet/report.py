@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -14,8 +13,10 @@ import msgspec
 
 from perception.compare import Comparison, write_html
 from perception.compare.plain import one_line
-from perception.errors import ConfigError, PerceptionError
+from perception.compare.verdict_files import replace_text, xml_text
+from perception.errors import ConfigError, PerceptionError, reason
 from perception.fleet.judge import Verdict, comparison_of
+from perception.fleet.task import Progress
 
 FORMAT = 1
 PICTURES = 20
@@ -51,13 +52,10 @@ def write_junit(path: Path, verdicts: Sequence[Verdict]) -> None:
         elif verdict.status in _FAILURES:
             first = verdict.findings[0] if verdict.findings else verdict.text
             ElementTree.SubElement(case, "failure", type=verdict.status, message=one_line(first)).text = text
-    ElementTree.indent(root)
-    _write(path, ElementTree.tostring(root, encoding="unicode", xml_declaration=True) + "\n")
+    _write(path, xml_text(root))
 
 
-def write_page(
-    path: Path, verdicts: Sequence[Verdict], level: str, progress: Callable[[str, int, int], None]
-) -> list[str]:
+def write_page(path: Path, verdicts: Sequence[Verdict], level: str, progress: Progress) -> list[str]:
     """One HTML page with every drive that was held against a reference, the worst frames of those that differ.
 
     Returns:
@@ -81,7 +79,7 @@ def write_page(
     try:
         write_html(path, comparisons)
     except OSError as error:
-        raise ConfigError(f"{path}: {(error.strerror or str(error)).lower()}") from None
+        raise ConfigError(f"{path}: {reason(error)}") from None
     return left_out
 
 
@@ -98,9 +96,7 @@ def _told(verdict: Verdict) -> dict[str, Any]:
 
 
 def _write(path: Path, text: str) -> None:
-    partial = path.with_name(path.name + ".partial")
     try:
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, path)
+        replace_text(path, text)
     except OSError as error:
-        raise ConfigError(f"{path}: {(error.strerror or str(error)).lower()}") from None
+        raise ConfigError(f"{path}: {reason(error)}") from None

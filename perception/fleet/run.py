@@ -10,19 +10,19 @@ from typing import get_args
 
 import msgspec
 
+from perception.compare import tolerance
 from perception.config import Launch
-from perception.errors import ConfigError, PerceptionError
-from perception.fleet.attempts import Progress
+from perception.errors import ConfigError, PerceptionError, reason
 from perception.fleet.cluster import LOCAL, on_ray
 from perception.fleet.drive_set import Drive, find_drives
 from perception.fleet.judge import Verdict
 from perception.fleet.local import in_pool, in_process
 from perception.fleet.reference import accept, require_writable
-from perception.fleet.task import Task, clear_partial
+from perception.fleet.task import Progress, Task, clear_partial
 from perception.machine import cores
 from perception.replay.unit import Mode
 
-LEVELS = ("auto", "bytes", "tight", "statistical")
+LEVELS = ("auto", *tolerance.LEVELS)
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def verdicts_on(drives: Sequence[Drive], wishes: Wishes, progress: Progress) -> 
     try:
         wishes.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(f"{wishes.out}: results can't be written there: {(error.strerror or '').lower()}") from None
+        raise ConfigError(f"{wishes.out}: results can't be written there: {reason(error)}") from None
     clear_partial(wishes.out)
     if not tasks:
         return
@@ -111,8 +111,8 @@ def verdicts_on(drives: Sequence[Drive], wishes: Wishes, progress: Progress) -> 
 
 def exit_code(verdicts: Sequence[Verdict]) -> int:
     """0 all the same, 1 some differ or have no reference, 3 a drive failed."""
-    stati = {verdict.status for verdict in verdicts}
-    return 3 if "failed" in stati else 1 if stati & {"differs", "no reference"} else 0
+    found = {verdict.status for verdict in verdicts}
+    return 3 if "failed" in found else 1 if found & {"differs", "no reference"} else 0
 
 
 def accepted(verdict: Verdict, references: Path) -> Verdict:

@@ -13,7 +13,7 @@ from perception.compare import Comparison, Finding
 from perception.drives.cut import Window, cut_recording
 from perception.drives.layout import SUFFIX
 from perception.drives.recording import Recording, open_recording
-from perception.errors import ConfigError, PerceptionError, RecordingError
+from perception.errors import ConfigError, PerceptionError, RecordingError, reason
 from perception.fleet.drive_set import Drive, content_hash
 from perception.fleet.figures import figures_of
 from perception.fleet.judge import Verdict, comparison_of, run_task
@@ -120,7 +120,7 @@ class _Search:
             outcome = replay_task(task, self.stages)
             found = comparison_of(outcome, Path(self.verdict.reference), self.level, match="stamp")
         except OSError as error:
-            raise RecordingError(f"{error.filename}: {(error.strerror or '').lower()}") from None
+            raise RecordingError(f"{error.filename or self.out}: {reason(error)}") from None
         except PerceptionError:  # no frame in it
             return False
         finally:
@@ -180,6 +180,6 @@ def _write_reference(search: _Search, part: Drive, references: Path) -> None:
         )
         write_reference(reference_folder(references, part.name, content), new, work)
     except OSError as error:
-        raise RecordingError(f"{error.filename}: {(error.strerror or '').lower()}") from None
+        raise RecordingError(f"{error.filename or references}: {reason(error)}") from None
     finally:
         shutil.rmtree(work, ignore_errors=True)

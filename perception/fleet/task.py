@@ -17,13 +17,13 @@ import msgspec
 
 from perception.build import Checked, calibration_hash, check_launch, tracking_kind
 from perception.config import Launch, PublishConfig
-from perception.drives.layout import About
 from perception.drives.recording import open_recording
 from perception.engines import chosen
-from perception.errors import RecordingError
+from perception.errors import RecordingError, reason
 from perception.fleet.drive_set import Drive, content_hash
 from perception.fleet.figures import Figures, figures_of
 from perception.machine import versions
+from perception.replay.drive import RecordedDrive
 from perception.replay.stage import Stage
 from perception.replay.unit import Mode, Replayed, Wishes, is_recording, replay_drive
 from perception.strict_toml import check
@@ -64,7 +64,6 @@ class Outcome(msgspec.Struct, frozen=True):
     model_id: str
     engine: str
     cpu: str
-    settings: str  # `settings_of`
     versions: dict[str, str]
     figures: Figures
 
@@ -114,13 +113,12 @@ def replay_task(task: Task, stages: Stages, progress: Progress = lambda what, do
             stages.of(launch),
             lambda done, total: progress(name, done, total),
         )
-        names = {"content": content, "key": key, "settings": settings_of(launch, checked, task.mode)}
-        outcome = _outcome(task, names, partial, folder, replayed)
+        outcome = _outcome(task, (content, key), partial, folder, replayed)
         (partial / OUTCOME).write_bytes(msgspec.json.format(msgspec.json.encode(outcome)) + b"\n")
         if not folder.exists():  # else another worker had the same drive under another name
             partial.rename(folder)
     except OSError as error:
-        raise RecordingError(f"{error.filename or folder}: {(error.strerror or str(error)).lower()}") from None
+        raise RecordingError(f"{error.filename or folder}: {reason(error)}") from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return outcome
@@ -149,18 +147,15 @@ def launch_of(task: Task) -> Launch:
     return check(msgspec.to_builtins(plain), Launch, task.drive.shown)
 
 
-def settings_of(launch: Launch, checked: Checked, mode: Mode) -> str:
-    """16 hex digits over the settings that decide what is said about a drive, the model and the engine apart; the
-    number of threads does not, nor do the places of files."""
-    decides = (launch.camera, launch.topics, launch.groups, launch.tracking, launch.model.network_every)
-    told = (decides, tracking_kind(launch, checked.files), launch.publish.encoding, calibration_hash(checked), mode)
-    return hashlib.sha256(msgspec.json.encode(told, order="deterministic")).hexdigest()[:16]
-
-
 def key_of(content: str, launch: Launch, checked: Checked, mode: Mode) -> str:
-    """SHA-256, hexadecimal, over the drive and all that decides what is said about it."""
-    engine, settings = chosen(launch.model.engine), settings_of(launch, checked, mode)
-    text = msgspec.json.encode((content, checked.files.identity, engine, settings, versions(), _code_hash()))
+    """SHA-256, hexadecimal, over the drive and all that decides what is said about it: the number of threads does not,
+    nor do the places of files."""
+    model = (checked.files.identity, chosen(launch.model.engine), launch.model.network_every)
+    tracking = (launch.tracking, tracking_kind(launch, checked.files))
+    said = (launch.camera, launch.topics, launch.groups, launch.publish.encoding, calibration_hash(checked))
+    text = msgspec.json.encode(
+        (content, mode, *model, *tracking, *said, versions(), _code_hash()), order="deterministic"
+    )
     return hashlib.sha256(text).hexdigest()
 
 
@@ -187,29 +182,10 @@ def _recorded(task: Task) -> Launch | None:
     path = Path(task.drive.path)
     if not is_recording(path):
         return None
-    about = open_recording(path).about
-    assert about is not None
-    try:
-        launch = msgspec.json.decode(about.launch, type=Launch)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise RecordingError(f"{path}: its launch configuration can't be read: {error}") from None
-    return msgspec.structs.replace(launch, calibration=str(_calibration(about, task.out) or ""))
+    return RecordedDrive(path).launch(Path(task.out) / "calibration")
 
 
-def _calibration(about: About, out: str) -> Path | None:
-    if not about.calibration:
-        return None
-    name = hashlib.sha256(about.calibration.encode()).hexdigest()[:16]
-    path = Path(out) / "calibration" / f"{name}.toml"
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(f".{os.getpid()}")
-        partial.write_text(about.calibration)
-        partial.replace(path)
-    return path
-
-
-def _outcome(task: Task, names: dict[str, str], result: Path, folder: Path, replayed: Replayed) -> Outcome:
+def _outcome(task: Task, names: tuple[str, str], result: Path, folder: Path, replayed: Replayed) -> Outcome:
     """Raises RecordingError where the result lacks something: its disk was full."""
     recording = open_recording(result)
     about, certificate = recording.about, recording.certificate
@@ -217,7 +193,8 @@ def _outcome(task: Task, names: dict[str, str], result: Path, folder: Path, repl
         raise RecordingError(f"{folder}: its result is not complete on the disk: make space, or give another --out")
     return Outcome(
         drive=task.drive,
-        **names,
+        content=names[0],
+        key=names[1],
         folder=str(folder),
         digest=replayed.digest,
         messages=replayed.messages,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import os
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -10,12 +12,12 @@ from typing import TypeVar
 
 import msgspec
 
-from perception.config import Launch
+from perception.config import Launch, PublishConfig
 from perception.drives import layout
 from perception.drives.frames import StoredFrame, stored_frames
 from perception.drives.layout import ACTIVE, SUFFIX, About, ControlCall, Decision, Record, StateRow
 from perception.drives.recording import Recording, open_recording
-from perception.errors import RecordingError
+from perception.errors import RecordingError, reason
 from perception.replay.result import compared_topics
 
 _decisions = msgspec.json.Decoder(Decision).decode
@@ -71,12 +73,45 @@ class RecordedDrive:
         offset = self.about.wall_offset_ns
         return self.recording.messages(compared_topics(self.recording), begin_ns + offset, end_ns + offset)
 
-    def launch(self) -> Launch:
-        """The configuration that it was recorded with."""
+    def recorded_launch(self) -> Launch:
+        """The whole configuration that it was recorded with, on the machine of then. Raises RecordingError."""
         try:
             return msgspec.json.decode(self.about.launch, type=Launch)
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-            raise RecordingError(f"{self.recording.path}: its launch configuration can't be read: {error}") from None
+            where = self.recording.path
+            raise RecordingError(f"{where}: its launch configuration can't be read: {error}") from None
+
+    def launch(self, folder: Path) -> Launch:
+        """How it was recorded, as far as that decides what is said; its calibration is written into `folder`.
+
+        Raises:
+            RecordingError: it can't be read, or the calibration can't be written.
+        """
+        then = self.recorded_launch()
+        return Launch(
+            version=1,
+            camera=then.camera,
+            calibration=str(self._write_calibration(folder) or ""),
+            topics=then.topics,
+            groups=then.groups,
+            model=then.model,
+            tracking=then.tracking,
+            publish=PublishConfig(encoding=then.publish.encoding),  # nothing is bound: keys need not be there
+        )
+
+    def _write_calibration(self, folder: Path) -> Path | None:
+        text = self.about.calibration.encode()
+        if not text:
+            return None
+        path = folder / f"{hashlib.sha256(text).hexdigest()[:16]}.toml"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            partial = path.with_suffix(f".{os.getpid()}")
+            partial.write_bytes(text)
+            partial.replace(path)
+        except OSError as error:
+            raise RecordingError(f"{error.filename or path}: {reason(error)}") from None
+        return path
 
     def first_from(self, begin_s: float) -> Decision:
         """The first captured frame at or after so many seconds of the drive.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -28,11 +29,11 @@ class Keeping:
             raise RecordingError(f"{folder}: is there already: name another result, or remove it first")
         self._recorder = Recorder(folder, about, RecordSettings(frames="none", masks=False, waits=True))
         self._next_state_ns = 0
-        self._reason = "stopped before the end"
+        self._reason, self._is_empty = "stopped before the end", True
 
     def note(self, followed: Followed, follower: Follower) -> None:
         """One frame, with its decision and the answers given after it."""
-        frame, recorder = followed.planned.frame, self._recorder
+        frame, recorder, self._is_empty = followed.planned.frame, self._recorder, False
         recorder.sent(followed.messages, frame.stamp_ns)
         recorder.decided(followed.planned.decision)
         for call in followed.replies:
@@ -50,6 +51,9 @@ class Keeping:
     def close(self) -> None:
         """Raises RecordingError where the result is not whole: one that lacks something would be taken for another."""
         self._recorder.close(self._reason)
+        if self._is_empty:  # nothing was replayed: the next try finds nothing in its way
+            shutil.rmtree(self._recorder.folder, ignore_errors=True)
+            return
         certificate = self._recorder.certificate
         if certificate is None or not certificate.is_complete:
             why = self._recorder.stats().stopped or "its log says why"

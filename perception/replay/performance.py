@@ -69,7 +69,8 @@ def of_recording(drive: RecordedDrive, stage: Stage, wishes: Wishes) -> Performa
     _check_same(drive, stage, wishes.mode)
     first = drive.first_from(wishes.begin_s)
     state = _state_for(drive, stage, first, wishes)
-    begin_ns = state.stamp_ns + 1 if state and state.frame_seq >= 0 else first.stamp_ns
+    is_whole = wishes.mode == "re-enacted" and (state is None or state.frame_seq < 0)
+    begin_ns = drive.first_ns if is_whole else state.stamp_ns + 1 if state else first.stamp_ns
     part = begin_ns, drive.first_ns + round((wishes.end_s or LONGEST_S) * 1e9)
     sameness = Sameness() if wishes.mode == "re-enacted" else None
     decider = _decider(drive, stage, wishes, part, state.steps if state else 0)
@@ -97,21 +98,29 @@ def _decider(drive: RecordedDrive, stage: Stage, wishes: Wishes, part: Part, ste
             return Exactly(steps, every, stage.engine)
         case "re-enacted":
             return AsThen()
+    about, files = drive.about, stage.checked.files
+    if wishes.speed is None and (about.engine, about.model_id) != (stage.engine, files.identity):
+        raise RecordingError(
+            f"the drive has the times of {about.model} on {about.engine}, not of {files.name} on {stage.engine}: give "
+            "--network-ms and --carry-ms, or --model and --engine as then"
+        )
     speed = wishes.speed or what_if.measured(drive.decisions_between(part[0], part[0] + MEASURED_NS))
     return Simulation(wishes.policy or Policy(every), speed.scaled(wishes.slower))
 
 
 def _state_for(drive: RecordedDrive, stage: Stage, first: Decision, wishes: Wishes) -> StateRow | None:
     """The state to begin with: re-enacted, always a kept one; else only where it saves the way from the start."""
-    then = drive.launch()
+    then = drive.recorded_launch()
     is_own = drive.about.model_id == stage.checked.files.identity and then.tracking == stage.launch.tracking
-    if wishes.mode == "re-enacted" or (is_own and wishes.begin_s):
-        return drive.state_before(first)
-    return None
+    state = drive.state_before(first) if wishes.mode == "re-enacted" or (is_own and wishes.begin_s) else None
+    is_first = state is not None and state.frame_seq < 0
+    return None if is_first and wishes.mode != "re-enacted" else state
 
 
 def _check_same(drive: RecordedDrive, stage: Stage, mode: Mode) -> None:
-    about, files = drive.about, stage.checked.files
+    about, files, where = drive.about, stage.checked.files, drive.recording.path
+    if mode == "re-enacted" and about.mode == "converted":
+        raise RecordingError(f"{where}: converted from another drive, nothing was decided about it: replay it exactly")
     if mode == "re-enacted" and about.model_id != files.identity:
         raise RecordingError(
             f"recorded with model {about.model} ({about.model_id}), here is {files.name} ({files.identity}): only the "

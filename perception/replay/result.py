@@ -45,7 +45,8 @@ class Sameness:
 
     @property
     def is_same(self) -> bool:
-        return self.different == 0
+        """All that was said is what was recorded."""
+        return self.same > 0 and not self.different and not self.not_recorded
 
     def expect(self, records: Iterable[Record]) -> None:
         """These were recorded."""

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from perception.config import Launch
-from perception.errors import RecordingError
+from perception.drives.layout import StateRow
+from perception.errors import RecordingError, SnapshotError
 from perception.health import stage_rows
 from perception.replay import what_if
 from perception.replay.drive import RecordedDrive, is_recording
@@ -62,13 +64,21 @@ def replay_drive(
     """
     wishes = wishes or Wishes()
     recorded = RecordedDrive(Path(drive)) if is_recording(Path(drive)) else None
-    if launch is None:
-        launch = recorded.launch() if recorded else Launch(version=1)
     with contextlib.ExitStack() as stack:
+        if launch is None:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            launch = recorded.launch(folder) if recorded else Launch(version=1)
         if stage is None:
             stage = stack.enter_context(contextlib.closing(Stage(launch)))
         performance = of_recording(recorded, stage, wishes) if recorded else of_source(drive, stage, wishes, stack)
         return _perform(performance, stage, out, progress)
+
+
+def _begin(follower: Follower, state: StateRow, engine: str) -> None:
+    try:
+        follower.begin_after(state)
+    except SnapshotError as error:
+        raise RecordingError(f"the drive can't be taken up on {engine}: {error}; or replay it exactly") from None
 
 
 def _perform(performance: Performance, stage: Stage, out: Path | None, progress: Progress) -> Replayed:
@@ -77,7 +87,7 @@ def _perform(performance: Performance, stage: Stage, out: Path | None, progress:
         stack.callback(pipelines[0].propagator.close)
         follower = Follower(pipelines, encoder, stage.answers())
         if performance.state:
-            follower.begin_after(performance.state)
+            _begin(follower, performance.state, stage.engine)
         keeping = stack.enter_context(contextlib.closing(Keeping(out, performance.about))) if out else None
         begin, digest, frames = time.perf_counter(), Digest(), 0
         for followed in follower.follow(performance.plan):

@@ -21,7 +21,7 @@ from perception.types import Frame
 
 log = logging.getLogger(__name__)
 
-STATE_EVERY_NS = 10_000_000_000
+STATE_EVERY_NS = 5_000_000_000
 TICK_S = 1.0
 CLOSE_S = 30.0
 _MOST_ITEMS = 20_000
@@ -110,7 +110,7 @@ class Recorder:
         self._queue.put(Noted(call))
 
     def wants_state(self) -> bool:
-        """A state should come before the next frame: ten seconds have passed, or a new segment begins with it."""
+        """A state should come before the next frame: five seconds have passed, or a new segment begins with it."""
         if self._state_ns is None or (self._writer.wants_state and not self._state_waits):
             return True
         segment_ns = round(self._settings.segment_s * 1e9)
@@ -134,6 +134,13 @@ class Recorder:
         writer = self._writer
         waiting = (len(self._queue), self._queue.size)
         return RecorderStats(self._broke or writer.stopped, writer.size, writer.frames, writer.lost, *waiting)
+
+    @property
+    def has_lost(self) -> bool:
+        """Closed, it lacks something that it was told; a ring that nothing triggered lacks nothing."""
+        if self.certificate:
+            return not self.certificate.is_complete
+        return not self._ring or bool(self.stats().stopped)
 
     def close(self, reason: str = "closed") -> None:
         """Write what waits, finish the recording and let it go; after half a minute give up. Twice is fine."""

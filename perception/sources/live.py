@@ -167,7 +167,12 @@ class LiveSource:
             frame = listener.captured(frame, time.monotonic_ns())
         dropped = self._latest.put(frame)
         if listener and dropped:
-            listener.dropped(dropped, "closing" if dropped is frame else "a newer frame came before it was taken")
+            listener.dropped(
+                dropped,
+                "the source was closed before it was taken"
+                if dropped is frame
+                else "a newer frame came before it was taken",
+            )
 
     def _count_broken(self, size: tuple[int, int] | None, stamp_ns: int) -> None:
         what = "undecodable" if size is None else f"{size[0]}x{size[1]} instead of {self._size}"

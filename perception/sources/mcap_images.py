@@ -15,17 +15,17 @@ import msgspec
 
 from perception.drives.layout import Channel, Record, image
 from perception.drives.recording import Recording, open_recording
+from perception.drives.schemas import COMPRESSED_IMAGE, RAW_IMAGE, message_type
 from perception.errors import RecordingError, SourceError
 from perception.images import decode_image
-from perception.sources.bag import ros_parser
+from perception.sources.bag import COMPRESSED, RAW, ros_parser
 from perception.sources.pixels import raw_image
 from perception.sources.redact import one_line
 from perception.sources.topic import Message, Parse, Picture, Topic, TopicReader
 from perception.sources.topic_choice import choose
 
-_COMPRESSED, _RAW, _VIDEO = "foxglove.CompressedImage", "foxglove.RawImage", "foxglove.CompressedVideo"
-_FOXGLOVE = frozenset({_COMPRESSED, _RAW, _VIDEO})
-_ROS = frozenset({"sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"})
+_VIDEO = "foxglove.CompressedVideo"
+_FOXGLOVE = frozenset({COMPRESSED_IMAGE, RAW_IMAGE, _VIDEO})
 _SEQUENCES = 1 << 32  # MCAP's sequence numbers wrap there
 
 
@@ -71,7 +71,7 @@ def _holds_pictures(channel: Channel) -> bool:
         case "protobuf" | "json":
             return channel.schema in _FOXGLOVE
         case "cdr" | "ros1":
-            return _ros_kind(channel.schema) in _ROS
+            return _ros_kind(channel.schema) in (COMPRESSED, RAW)
     return False
 
 
@@ -119,7 +119,7 @@ def _parser(channel: Channel, name: str) -> Parse:
             message = unpack(data)
         except (ValueError, msgspec.MsgspecError) as error:
             raise SourceError(f"{name}: a message can't be read: {one_line(str(error))}") from None
-        encoded = (lambda: message.data) if channel.schema == _COMPRESSED else bytes
+        encoded = (lambda: message.data) if channel.schema == COMPRESSED_IMAGE else bytes
         return Picture(message.stamp_ns, lambda: decode(message), encoded)
 
     return parse
@@ -152,8 +152,6 @@ _from_json = msgspec.json.Decoder(_Fields).decode
 def _from_protobuf(schema: str) -> Callable[[bytes], _Fields]:
     from google.protobuf.message import DecodeError
 
-    from perception.drives.schemas import message_type
-
     kind, names = message_type(schema), ("format", "encoding", "width", "height", "step")
 
     def unpack(data: bytes) -> _Fields:
@@ -169,12 +167,11 @@ def _from_protobuf(schema: str) -> Callable[[bytes], _Fields]:
 
 
 def _decoder(schema: str, name: str) -> Callable[[_Fields], Any]:
-    match schema:
-        case "foxglove.RawImage":
-            return lambda m: raw_image(m.encoding, (m.width, m.height), m.step, m.data, name)
-        case "foxglove.CompressedVideo":
-            from perception.sources.video_messages import VideoMessages
+    if schema == RAW_IMAGE:
+        return lambda m: raw_image(m.encoding, (m.width, m.height), m.step, m.data, name)
+    if schema == _VIDEO:
+        from perception.sources.video_messages import VideoMessages
 
-            video = VideoMessages(name)
-            return lambda m: video.decode(m.format, m.data)
+        video = VideoMessages(name)
+        return lambda m: video.decode(m.format, m.data)
     return lambda m: decode_image(m.data, name)

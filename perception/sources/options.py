@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 from perception.errors import SourceError
 
@@ -35,19 +36,15 @@ class Options:
 
     def rate(self, key: str, default: float) -> float:
         """A rate above 0 [1/s], or the default. Raises SourceError."""
-        text = self.text(key, "")
-        if not text:
-            return default
-        try:
-            value = float(text)
-        except ValueError:
-            value = math.nan
-        if not 0 < value <= _FASTEST_FPS:
-            raise SourceError(f"{self._name}: {key}={text!r} must be a number above 0, at most {_FASTEST_FPS:.0f}")
-        return value
+        limits = f"a number above 0, at most {_FASTEST_FPS:.0f}"
+        value = self._number(key, lambda value: 0 < value <= _FASTEST_FPS, limits)
+        return default if value is None else value
 
     def seconds(self, key: str) -> float | None:
         """A time of 0 or more [s], None when not given. Raises SourceError."""
+        return self._number(key, lambda value: 0 <= value <= _LONGEST_S, "0 or more seconds")
+
+    def _number(self, key: str, is_within: Callable[[float], bool], limits: str) -> float | None:
         text = self.text(key, "")
         if not text:
             return None
@@ -55,8 +52,8 @@ class Options:
             value = float(text)
         except ValueError:
             value = math.nan
-        if not 0 <= value <= _LONGEST_S:
-            raise SourceError(f"{self._name}: {key}={text!r} must be 0 or more seconds")
+        if not is_within(value):
+            raise SourceError(f"{self._name}: {key}={text!r} must be {limits}")
         return value
 
     def require_empty(self) -> None:

@@ -11,6 +11,7 @@ from perception.errors import SourceError
 from perception.images import SUFFIXES
 from perception.sources.stamp_files import NAMES, Stamps, read_stamps
 from perception.sources.topic import usual_interval_ns
+from perception.sources.topic_choice import listed
 
 FPS = 30.0
 """Of pictures that nobody gave a time."""
@@ -113,13 +114,13 @@ def _chosen(folder: Path, sequences: dict[str, tuple[Path, ...]], wanted: str) -
     if not sequences:
         raise SourceError(f"{folder}: sequence={wanted}: its pictures are not named like Cityscapes sequences")
     names = [f"{name} ({len(group)} pictures)" for name, group in sequences.items()]
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    listed = ", ".join(names[:_SHOWN]) + more
     if wanted:
-        raise SourceError(f"{folder}: no sequence {wanted!r}: it holds {listed}")
+        raise SourceError(f"{folder}: no sequence {wanted!r}: it holds {listed(names, _SHOWN)}")
     if len(sequences) > 1:
         first = next(iter(sequences))
-        raise SourceError(f"{folder}: several sequences: {listed}: choose one, like {folder}?sequence={first}")
+        raise SourceError(
+            f"{folder}: several sequences: {listed(names, _SHOWN)}: choose one, like {folder}?sequence={first}"
+        )
     return next(iter(sequences.values()))
 
 
@@ -142,7 +143,7 @@ def _pictures(folder: Path) -> tuple[Path, ...]:
     except OSError as error:
         raise SourceError(f"{folder}: {error.strerror}: give a folder of pictures") from None
     if inner:
-        names = ", ".join(sorted(path.name for path in inner)[:_SHOWN])
+        names = listed(sorted(path.name for path in inner), _SHOWN)
         raise SourceError(f"{folder}: no pictures in it, but there are some in {names}: give one of these folders")
     if not found:
         raise SourceError(f"{folder}: no pictures in it: give a folder with {', '.join(sorted(SUFFIXES))} files")

@@ -131,7 +131,12 @@ class ReplaySource:
         if shot.image is not None:
             return self._put(Frame(seq + shot.index, begin_ns + shot.stamp_ns, self._camera, shot.image))
         if self._broken == 0:
-            log.warning("camera %s: %s: frame %d is broken: left out", self._camera, self._reader.name, shot.index)
+            log.warning(
+                "camera %s: %s: frame %d is broken: left out (--verbose: why)",
+                self._camera,
+                self._reader.name,
+                shot.index,
+            )
         self._broken += 1
         return not self._stop.is_set
 

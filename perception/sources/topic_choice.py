@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from perception.errors import SourceError
-
-_SHOWN = 12
 
 
 def choose(name: str, wanted: str, pictures: Mapping[str, int | None], kinds: Mapping[str, str]) -> str:
@@ -25,18 +23,19 @@ def choose(name: str, wanted: str, pictures: Mapping[str, int | None], kinds: Ma
         raise SourceError(f"{name}: holds no topics: give a recording with pictures in it")
     if not pictures:
         found = [f"{topic} ({kind or 'no type'})" for topic, kind in kinds.items()]
-        raise SourceError(f"{name}: no image topic that we read; it holds {_listed(found)}")
+        raise SourceError(f"{name}: no image topic that we read; it holds {listed(found)}")
     if wanted in pictures:
         return wanted
     found = [topic if count is None else f"{topic} ({count} messages)" for topic, count in pictures.items()]
     if wanted:
-        raise SourceError(f"{name}: no image topic {wanted!r}: it holds {_listed(found)}")
+        raise SourceError(f"{name}: no image topic {wanted!r}: it holds {listed(found)}")
     if len(pictures) > 1:
         first = next(iter(pictures))
-        raise SourceError(f"{name}: several image topics: {_listed(found)}: choose one, like {name}?topic={first}")
+        raise SourceError(f"{name}: several image topics: {listed(found)}: choose one, like {name}?topic={first}")
     return next(iter(pictures))
 
 
-def _listed(words: list[str]) -> str:
-    more = len(words) - _SHOWN
-    return ", ".join(words[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
+def listed(words: Sequence[str], most: int = 12) -> str:
+    """The first of them, and how many more there are."""
+    more = len(words) - most
+    return ", ".join(words[:most]) + (f" and {more} more" if more > 0 else "")
