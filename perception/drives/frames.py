@@ -47,7 +47,7 @@ def stored_frames(
     topic, offset = layout.image(about.camera), about.wall_offset_ns
     if topic not in recording.channels:
         raise RecordingError(
-            f"{recording.path}: it holds no images, being a result or recorded with frames = none: give a drive with images"
+            f"{recording.path}: it holds no images, as a result or with frames = none: give a drive with images"
         )
     log = [None if ns is None else ns + offset for ns in (begin_ns, end_ns)]
     records = (r for r in recording.messages({topic}, *log) if is_wanted(r.sequence))

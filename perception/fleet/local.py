@@ -43,7 +43,7 @@ def in_pool(tasks: Sequence[Task], jobs: int, progress: Progress) -> Generator[V
                 worker = next(w for w in workers if w.pipe is pipe)
                 verdict = worker.hear(progress)
                 if worker.is_lost and worker.task:
-                    verdict = attempts.lost(worker.task, worker.why())
+                    verdict = attempts.lost(worker.task, worker.why(), worker.has_begun)
                     worker.end()
                     workers.remove(worker)
                     workers += [_Worker()] if len(attempts) else []
@@ -61,13 +61,13 @@ class _Worker:
         context = multiprocessing.get_context("spawn")  # engines' threads do not outlive a fork
         self.pipe, theirs = context.Pipe()
         self.task: Task | None = None
-        self.is_lost = False
+        self.is_lost = self.has_begun = False
         self._process = context.Process(target=_serve, args=(theirs,), name="replay", daemon=True)
         self._process.start()
         theirs.close()
 
     def give(self, task: Task) -> None:
-        self.task = task
+        self.task, self.has_begun = task, False
         try:
             self.pipe.send(task)
         except OSError:  # it died idle: hear() says so
@@ -83,7 +83,9 @@ class _Worker:
         if isinstance(told, Verdict):
             self.task = None
             return told
-        progress(*told)
+        self.has_begun = True
+        if told:
+            progress(*told)
         return None
 
     def why(self) -> str:
@@ -111,4 +113,6 @@ def _serve(pipe: Connection) -> None:
 
     with contextlib.closing(Stages()) as stages, contextlib.suppress(EOFError, OSError):
         while True:
-            pipe.send(run_task(pipe.recv(), stages, progress))
+            task = pipe.recv()
+            pipe.send(())  # taken up
+            pipe.send(run_task(task, stages, progress))
