@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import msgspec
 
-from perception.errors import ConfigError
+from perception.errors import ConfigError, reason
 
 LIMIT = 1 << 20  # bytes; no hand-written file is larger
 T = TypeVar("T")
@@ -31,7 +31,7 @@ def read_tables(path: Path) -> dict[str, object]:
         with path.open("rb") as f:
             content = f.read(LIMIT + 1)
     except OSError as error:
-        raise ConfigError(f"{path}: {(error.strerror or str(error)).lower()}") from None
+        raise ConfigError(f"{path}: {reason(error)}") from None
     if len(content) > LIMIT:
         raise ConfigError(f"{path}: larger than 1 MiB, so not a file of this kind")
     try:

@@ -18,7 +18,7 @@ from perception.conversion.pictures import PictureWishes, recorded_bytes, write_
 from perception.conversion.reading import open_drive, recorded_frames
 from perception.conversion.strip import COLOURS, Strip, said_of
 from perception.conversion.video import VideoWishes, write_video
-from perception.drives.frames import picture_of
+from perception.drives.frames import image_of
 from perception.drives.recording import open_recording
 from perception.errors import RecordingError
 from perception.sources.url import open_source
@@ -294,4 +294,4 @@ def test_the_commands_say_what_they_did(drive, tmp_path):
     about = open_recording(tmp_path / "out.mcap").about
     assert about
     assert about.recording != RECORDING
-    assert picture_of(next(open_recording(tmp_path / "out.mcap").messages(["/front/image"]))) is not None
+    assert image_of(next(open_recording(tmp_path / "out.mcap").messages(["/front/image"]))) is not None

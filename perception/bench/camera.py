@@ -8,6 +8,7 @@ from itertools import islice
 
 import numpy as np
 
+from perception.drives.pictures import encode_picture
 from perception.errors import SourceError
 from perception.opencv import cv2
 from perception.sources.live import LiveSource, LiveTiming
@@ -53,8 +54,7 @@ def load_pictures(drive: str) -> tuple[list[bytes], tuple[int, int]]:
     source = open_source(drive, camera="front")
     pictures, size = [], (0, 0)
     for frame in islice(source, DISTINCT):
-        bgr = cv2.cvtColor(frame.image, cv2.COLOR_RGB2BGR)
-        pictures.append(cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1].tobytes())
+        pictures.append(encode_picture(frame.image, "jpeg", QUALITY))
         size = (frame.image.shape[1], frame.image.shape[0])
     source.close()
     return pictures, size

@@ -12,7 +12,7 @@ from perception.compare.findings import Finding
 from perception.compare.measures import Frames, Measures
 from perception.compare.side import Side
 from perception.compare.things import ThingPairs, Things, match, things_of
-from perception.drives.frames import picture_of
+from perception.drives.frames import image_of
 from perception.drives.layout import About, image, wire
 from perception.drives.pictures import encode_picture
 from perception.drives.recording import Recording
@@ -113,7 +113,7 @@ def _read(recording: Recording, about: About, stamps: Mapping[int, int], topics:
             continue
         kept = found.setdefault(frame, _Shown())
         if record.topic == image(about.camera):
-            picture = picture_of(record)
+            picture = image_of(record)
             kept.image = None if picture is None else _scaled(picture)
         else:
             kept.messages[record.topic.rpartition("/")[2]] = decode(record.data)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from perception.conversion.outputs import Progress, no_progress, unfinished
 from perception.conversion.pictures import recorded_bytes, viewable
 from perception.conversion.reading import RecordedFrame, open_drive, recorded_frames
-from perception.drives.frames import picture_of
+from perception.drives.frames import image_of
 from perception.errors import RecordingError
 from perception.sources.bag import COMPRESSED, RAW, require_rosbags
 from perception.wire.pixels import MASKS
@@ -66,7 +66,7 @@ def _write(bag: _Bag, frame: RecordedFrame, log_ns: int) -> None:
         form, data = recorded_bytes(frame.image)
         if data:
             bag.put_compressed("image/compressed", form, data, log_ns)
-        elif (picture := picture_of(frame.image)) is not None:
+        elif (picture := image_of(frame.image)) is not None:
             bag.put_raw("image", "rgb8", picture, log_ns)
         else:
             bag.done.left_out += 1

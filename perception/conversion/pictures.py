@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from perception.conversion.outputs import Progress, no_progress, unfinished
 from perception.conversion.reading import RecordedFrame, open_drive, recorded_frames
-from perception.drives.frames import picture_of
+from perception.drives.frames import image_of
 from perception.drives.layout import Record
 from perception.drives.pictures import encode_picture
 from perception.drives.schemas import COMPRESSED_IMAGE, message_type
@@ -157,7 +157,7 @@ def _encoded(record: Record, wanted: str) -> tuple[str, bytes]:
     form, data = recorded_bytes(record)
     if data and wanted in ("", form):
         return form, data
-    picture = picture_of(record)
+    picture = image_of(record)
     form = wanted or "png"
     return form, b"" if picture is None else encode_picture(picture, form, _QUALITY)
 

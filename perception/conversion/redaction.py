@@ -26,7 +26,7 @@ from perception.conversion.writing import written_recording
 from perception.drives import layout
 from perception.drives.block import Block
 from perception.drives.foxglove import Place, image_record
-from perception.drives.frames import picture_of
+from perception.drives.frames import image_of
 from perception.drives.layout import About, Record
 from perception.drives.schemas import CAMERA_CALIBRATION, DECISION, IMAGE_ANNOTATIONS, RAW_IMAGE
 from perception.errors import RecordingError, WireError
@@ -148,7 +148,7 @@ class _Copier:
         if not self._regions.is_known(record.sequence):
             done.left_out[_NOT_LOOKED_AT] += 1
             return None
-        picture = picture_of(record)
+        picture = image_of(record)
         if picture is None:
             done.left_out[_BROKEN] += 1
             return None

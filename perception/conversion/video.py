@@ -20,7 +20,7 @@ from perception.conversion.drawing import draw_frame, frame_size
 from perception.conversion.outputs import Progress, no_progress, unfinished
 from perception.conversion.reading import Drive, RecordedFrame, open_drive, recorded_frames
 from perception.conversion.strip import Strip
-from perception.drives.frames import picture_of
+from perception.drives.frames import image_of
 from perception.errors import RecordingError
 from perception.wire.pixels import MASKS
 
@@ -148,7 +148,7 @@ class _Pictures:
             while self._next and self._next.stamp_ns < wanted_ns:
                 self._next = next(self._ahead, None)
             record = self._next.image if self._next and self._next.stamp_ns == wanted_ns else None
-        return picture_of(record) if record else None
+        return image_of(record) if record else None
 
 
 class _Canvas:

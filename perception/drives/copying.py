@@ -14,7 +14,7 @@ from mcap.writer import CompressionType, Writer
 from perception.drives.index import OURS, FileIndex
 from perception.drives.layout import ABOUT, CERTIFICATE, About, Certificate, Record, to_metadata
 from perception.drives.recording import Recording
-from perception.errors import RecordingError
+from perception.errors import RecordingError, reason
 
 _PART = ".part"
 
@@ -49,7 +49,7 @@ class CopyWriter:
         try:
             self._file = self._part.open("wb")
         except OSError as error:
-            raise RecordingError(f"{self._part}: {(error.strerror or '').lower()}") from None
+            raise RecordingError(f"{self._part}: {reason(error)}") from None
         self._writer = Writer(self._file, compression=CompressionType.LZ4)
         library = OURS if about else like.header.library if like.header.library != OURS else f"{OURS} (copied)"
         self._writer.start(like.header.profile, library)
@@ -94,7 +94,7 @@ class CopyWriter:
             self._file.close()
             self._part.unlink(missing_ok=True)
         if isinstance(error, OSError):
-            raise RecordingError(f"{self.path}: {(error.strerror or '').lower()}") from None
+            raise RecordingError(f"{self.path}: {reason(error)}") from None
 
     def _register(self, topic: str, source: Recording) -> int:
         channel, schema = source.definition(topic)

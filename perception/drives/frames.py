@@ -62,10 +62,10 @@ def stored_frames(
 
 
 def _decoded(record: Record, offset_ns: int) -> StoredFrame:
-    return StoredFrame(record.sequence, record.log_ns - offset_ns, picture_of(record))
+    return StoredFrame(record.sequence, record.log_ns - offset_ns, image_of(record))
 
 
-def picture_of(record: Record) -> NDArray[np.uint8] | None:
+def image_of(record: Record) -> NDArray[np.uint8] | None:
     """(h, w, 3) RGB of a foxglove.CompressedImage or RawImage (rgb8); None where it can't be decoded."""
     from google.protobuf.message import DecodeError
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from perception.errors import ConfigError
+from perception.errors import ConfigError, reason
 from perception.evaluation.extra import load_extra
 from perception.evaluation.segmentation import Confusion
 
@@ -40,4 +40,4 @@ def write_confusion_picture(confusion: Confusion, names: tuple[str, ...], path: 
     try:
         figure.savefig(path, format="png")
     except OSError as error:
-        raise ConfigError(f"{path}: can't be written ({(error.strerror or str(error)).lower()})") from None
+        raise ConfigError(f"{path}: can't be written ({reason(error)})") from None

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from perception.drives.pictures import encode_picture
 from perception.errors import ConfigError
 from perception.opencv import cv2
 from perception.types import VOID, Frame, Scene, Track, TrackEvent, TrackState
@@ -115,9 +116,8 @@ class SceneEncoder:
         """The camera's image, as a JPEG of the masks' size."""
         height, width = scene.labels.shape
         small = cv2.resize(frame.image, (width, height), interpolation=cv2.INTER_AREA)
-        bgr = cv2.cvtColor(small, cv2.COLOR_RGB2BGR)
-        jpeg = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])[1]
-        return self._message("image", self._header(scene), Kind.IMAGE, jpeg.tobytes(), scene)
+        jpeg = encode_picture(small.astype(np.uint8, copy=False), "jpeg", _JPEG_QUALITY)
+        return self._message("image", self._header(scene), Kind.IMAGE, jpeg, scene)
 
     def encode_health(self, health: Health) -> tuple[str, bytes]:
         """How the node is, numbered as `health` is, at its own monotonic time."""

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from perception.errors import ConfigError
+from perception.errors import ConfigError, reason
 from perception.labels import ClassTable
 from perception.opencv import cv2
 from perception.sinks.overlay import draw_scene
@@ -36,7 +36,7 @@ class PictureFolder:
             probe.touch()
             probe.unlink()
         except OSError as error:
-            why = (error.strerror or str(error)).lower()
+            why = reason(error)
             raise ConfigError(f"{folder}: {why}: give a folder that can be written") from error
 
     def put(self, name: str, picture: NDArray[np.uint8]) -> str:

@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from perception.errors import ModelError
+from perception.errors import ModelError, reason
 
 MIN_AREA = {"car": 160, "pedestrian": 60, "bicyclist": 80}  # [px at 640x360]; a person of 60 px is about 70 m away
 TOPICS = {"road": ("road", "lane marking"), "lane": ("lane marking",), "pedestrian": ("pedestrian",)}
@@ -94,7 +94,7 @@ def replace_all(files: Mapping[Path, Path], texts: Mapping[Path, str]) -> None:
             written.replace(place)
     except OSError as error:
         first = next(iter(partial))
-        raise ModelError(f"{first}: can't be written: {(error.strerror or str(error)).lower()}") from None
+        raise ModelError(f"{first}: can't be written: {reason(error)}") from None
     finally:
         for written in partial.values():
             with contextlib.suppress(OSError):

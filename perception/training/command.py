@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 import torch
 
-from perception.errors import ConfigError
+from perception.errors import ConfigError, reason
 from perception.models.card import WEIGHTS
 from perception.training.config import VALIDATION, TrainingConfig, read_training_config
 from perception.training.interruption import interruption
@@ -144,4 +144,4 @@ def _make_folder(run: Path) -> None:
     try:
         run.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(f"{run}: {(error.strerror or str(error)).lower()}; name another folder with --run") from None
+        raise ConfigError(f"{run}: {reason(error)}; name another folder with --run") from None

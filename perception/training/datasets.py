@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from perception.errors import ConfigError, SourceError
+from perception.errors import ConfigError, SourceError, reason
 from perception.images import SUFFIXES, load_image
 from perception.opencv import cv2
 from perception.training.config import CLASSES, DataConfig, ValidationConfig
@@ -90,7 +90,7 @@ def _read_map(path: Path, dtype: type[np.generic], shape: tuple[int, ...]) -> ND
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise ConfigError(f"{path}: {(error.strerror or str(error)).lower()}") from None
+        raise ConfigError(f"{path}: {reason(error)}") from None
     found = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if data else None
     if found is None or (path.suffix == ".png" and b"IEND" not in data[-64:]):  # OpenCV fills what is cut off with 0
         raise ConfigError(f"{path}: broken or cut off; write a one-channel PNG")

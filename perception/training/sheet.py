@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from perception.errors import ConfigError
+from perception.errors import ConfigError, reason
 from perception.labels import ClassTable, spread_colour
 from perception.opencv import cv2
 from perception.training.datasets import Sample
@@ -28,7 +28,7 @@ def write_sheet(path: Path, samples: Sequence[Sample], classes: Sequence[str]) -
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data.tobytes() if good else b"")
     except OSError as error:
-        raise ConfigError(f"{path}: {(error.strerror or str(error)).lower()}") from None
+        raise ConfigError(f"{path}: {reason(error)}") from None
 
 
 def _tile(sample: Sample, classes: Sequence[str]) -> NDArray[np.uint8]:

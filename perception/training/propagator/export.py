@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from perception.errors import ConfigError, ModelError
+from perception.errors import ConfigError, ModelError, reason
 from perception.models.card import Card, checked_sha256
 from perception.strict_toml import check, read_toml
 from perception.training.card_file import replace_all
@@ -130,7 +130,7 @@ def export_reader(checkpoint: Path, model: Path) -> ReaderReport:
             _require_valid(text, card)
             replace_all({place: graph}, {card: text})
     except OSError as error:
-        raise ModelError(f"{place}: can't be written: {(error.strerror or str(error)).lower()}") from None
+        raise ModelError(f"{place}: can't be written: {reason(error)}") from None
     return ReaderReport(place, differences)
 
 

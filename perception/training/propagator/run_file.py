@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from perception.errors import ConfigError
+from perception.errors import ConfigError, reason
 
 NAME = "run.json"
 
@@ -26,7 +26,7 @@ def require_same_run(run: Path, now: Mapping[str, object]) -> None:
             return
         before = json.loads(path.read_text())
     except OSError as error:
-        raise ConfigError(f"{path}: {(error.strerror or str(error)).lower()}; name another folder with --run") from None
+        raise ConfigError(f"{path}: {reason(error)}; name another folder with --run") from None
     except ValueError:
         before = None
     if not isinstance(before, dict):
