@@ -114,7 +114,9 @@ def test_stopped_it_says_how_to_go_on_and_does(tmp_path):
     words = [*COMMAND, "test", "drives", "--against", "reference", "--launch", "launch.toml", "--out", "results"]
     root = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
     told = {"cwd": tmp_path, "env": root, "text": True, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen(words, **told) as process:
+    # a shell that runs the tests in the background has its children ignore SIGINT
+    heeding = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731
+    with subprocess.Popen(words, **told, preexec_fn=heeding) as process:
         assert process.stdout is not None
         assert "no reference drives/a" in process.stdout.readline()
         process.send_signal(signal.SIGINT)
