@@ -26,6 +26,12 @@ class ModelError(PerceptionError):
     """A model file, its card or its engine does not work, or the two contradict each other."""
 
 
+class DeviceError(PerceptionError):
+    """An accelerator is lost, out of memory, or its driver failed: the graph may be right, another engine can serve."""
+
+    exit_code = 1
+
+
 class NodeFailure(PerceptionError):
     """A running node can't go on; starting it anew may help, so a supervisor should."""
 
