@@ -7,11 +7,12 @@ from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch", reason="the train extra is not installed")
 
-from perception.training.augment import augmented, random_colour, random_crop  # noqa: E402
+from perception.training.augment import augmented, class_mixed, random_colour, random_crop  # noqa: E402
 from perception.training.config import AugmentConfig  # noqa: E402
 from perception.training.datasets import Sample  # noqa: E402
 from perception.training.label_set import IGNORE  # noqa: E402
 from perception.training.looks import night, rain  # noqa: E402
+from perception.training.targets import UNKNOWN  # noqa: E402
 
 
 def sample(h: int = 60, w: int = 80) -> Sample:
@@ -60,6 +61,42 @@ def test_a_flip_mirrors_everything():
     assert (a.labels == b.labels[:, ::-1]).all()
     assert (a.instances == b.instances[:, ::-1]).all()
     assert np.abs(a.image.astype(int) - b.image[:, ::-1]).max() <= 1
+
+
+def patchwork(seed: int) -> Sample:
+    """Patches of 8 x 8 px of four labels, IGNORE among them; label 1 is a thing, whose extent is sometimes unknown."""
+    rng = np.random.default_rng(seed)
+    labels = np.kron(rng.choice(np.array([0, 1, 2, IGNORE], np.uint8), (4, 4)), np.ones((8, 8), np.uint8))
+    numbers = np.kron(rng.choice(np.array([1, 2, UNKNOWN], np.uint16), (4, 4)), np.ones((8, 8), np.uint16))
+    return Sample(rng.integers(0, 256, (32, 32, 3), np.uint8), labels, np.where(labels == 1, numbers, 0))
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_mixed_sample_shows_whole_classes_of_one_over_the_other(seed):
+    under, over = patchwork(seed), patchwork(seed + 100)
+    out = class_mixed(under, over, np.random.default_rng(seed))
+    taken = (out.image == over.image).all(2)
+    assert ((out.image == under.image).all(2) | taken).all()
+    assert (out.labels == np.where(taken, over.labels, under.labels)).all()
+    shown = set(np.unique(over.labels[taken]))
+    assert 0 < len(shown) <= (len(set(np.unique(over.labels)) - {IGNORE}) + 1) // 2
+    assert IGNORE not in shown
+    assert taken[np.isin(over.labels, list(shown))].all()
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_things_of_both_samples_stay_apart_and_unknown_ones_unknown(seed):
+    under, over = patchwork(seed), patchwork(seed + 100)
+    out = class_mixed(under, over, np.random.default_rng(seed))
+    taken = (out.image == over.image).all(2)
+    assert ((out.instances == UNKNOWN) == (np.where(taken, over.instances, under.instances) == UNKNOWN)).all()
+    ids = [set(np.unique(out.instances[place])) - {0, UNKNOWN} for place in (taken, ~taken)]
+    assert not ids[0] & ids[1]
+
+
+def test_a_sample_without_labels_lays_nothing_over_another():
+    empty = Sample(*(np.full_like(plane, value) for plane, value in zip(patchwork(0), (9, IGNORE, 0), strict=True)))
+    assert class_mixed(patchwork(1), empty, np.random.default_rng(0)).labels.tolist() == patchwork(1).labels.tolist()
 
 
 def test_colour_without_ranges_leaves_the_picture_alone():

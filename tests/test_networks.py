@@ -20,6 +20,7 @@ from torch.nn import functional as F  # noqa: E402
 from perception.errors import ModelError  # noqa: E402
 from perception.training.networks import NetworkConfig, build_network  # noqa: E402
 from perception.training.networks.config import PUBLISHED_WIDTH  # noqa: E402
+from perception.training.networks.depthwise import DepthwiseConv2d  # noqa: E402
 from perception.training.networks.mobilenet import MobileNetV2  # noqa: E402
 from perception.training.networks.panoptic_deeplab import PanopticDeepLab  # noqa: E402
 from perception.training.networks.realtime import RealtimePanoptic  # noqa: E402
@@ -398,6 +399,29 @@ class Outputs(nn.Module):
 
     def forward(self, x):
         return tuple(outputs(self.net(x)).values())
+
+
+@pytest.mark.parametrize(("stride", "dilation"), [(1, 1), (1, 2), (1, 4), (1, 8), (2, 1)])
+def test_a_depthwise_convolution_s_gradients_in_bfloat16_are_those_in_float64(stride, dilation):
+    conv = DepthwiseConv2d(64, 3, stride, dilation)
+    x = torch.randn(2, 64, 22, 30, generator=torch.Generator().manual_seed(3)).to(memory_format=torch.channels_last)
+    x.requires_grad_()
+    exact_x, exact_w = x.detach().double().requires_grad_(), conv.weight.detach().double().requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        y = conv(x)
+    g = torch.randn(y.shape, generator=torch.Generator().manual_seed(4)).to(memory_format=torch.channels_last)
+    y.backward(g.to(y.dtype))
+    F.conv2d(exact_x, exact_w, None, stride, dilation, dilation, 64).backward(g.double())
+    for got, exact in ((x.grad, exact_x.grad), (conv.weight.grad, exact_w.grad)):
+        assert got is not None
+        assert exact is not None
+        assert (got.double() - exact).norm() < 0.02 * exact.norm()
+
+
+@pytest.mark.parametrize("config", EVERY_KIND, ids=lambda c: c.kind)
+def test_every_depthwise_convolution_is_one_whose_gradients_are_right(config):
+    convs = [m for m in build(config).modules() if isinstance(m, nn.Conv2d) and m.groups > 1]
+    assert all(isinstance(conv, DepthwiseConv2d) for conv in convs)
 
 
 def to_onnx(module: nn.Module, x, path: Path) -> None:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from perception.errors import ConfigError
-from perception.training.augment import augmented
+from perception.training.augment import augmented, class_mixed
 from perception.training.config import DataConfig, TrainingConfig
 from perception.training.datasets import Dataset, Sample
 from perception.training.losses import small_instance_weights
@@ -71,9 +71,19 @@ class Mixture:
         rng = np.random.default_rng((self.config.seed, step))
         for dataset in self.datasets:
             config: DataConfig = self.config.data[dataset.name]
-            for i in chosen(len(dataset), config.samples, step, (self.config.seed, *dataset.name.encode())):
-                sample = self._cache.get(dataset, i)
-                yield augmented(sample, self.config.crop, config.scale, self.config.augment, rng)
+            places = chosen(len(dataset), config.samples, step, (self.config.seed, *dataset.name.encode()))
+            samples = [
+                augmented(self._cache.get(dataset, i), self.config.crop, config.scale, self.config.augment, rng)
+                for i in places
+            ]
+            yield from self._mixed(samples, rng)
+
+    def _mixed(self, samples: Sequence[Sample], rng: np.random.Generator) -> Iterator[Sample]:
+        """Some of the samples of one data set, each mixed with the next; a lone one stays what it is."""
+        chance = self.config.augment.mix
+        for under, over in zip(samples, [*samples[1:], *samples[:1]], strict=True):
+            is_mixed = chance and len(samples) > 1 and rng.random() < chance
+            yield class_mixed(under, over, rng) if is_mixed else under
 
     def batches(self, first: int, last: int) -> Generator[Batch, None, None]:
         """Batches first..last-1 in order, prepared ahead; an error of a preparing thread is raised here."""

@@ -58,6 +58,7 @@ class AugmentConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
 
     aspect: tuple[float, float] = (-0.1, 0.22)  # log of the root of the width-to-height factor
     flip: Chance = 0.5
+    mix: Chance = 0.0  # half of the classes of another sample of the same data set are laid over it
     saturation: tuple[float, float] = (0.5, 1.5)
     contrast: tuple[float, float] = (0.6, 1.4)
     brightness: tuple[float, float] = (0.65, 1.35)

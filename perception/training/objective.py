@@ -61,7 +61,10 @@ class Objective:
         To compare the cells of a grid of 2 px with every second pixel would be wrong by half a pixel, which costs a
         lane marking of three pixels several points.
         """
-        return _every(_resized(logits, batch.codes.shape[-2:]), self.config.stride).contiguous()
+        size = batch.codes.shape[-2:]
+        if self.config.stride == 2 and (2 * logits.shape[-2], 2 * logits.shape[-1]) == tuple(size):
+            return _every_second_of_doubled(logits.float())
+        return _every(_resized(logits, size), self.config.stride).contiguous()
 
     def _exact(self, codes: Tensor) -> Tensor:
         """Class indices of exact pixels, IGNORE elsewhere."""
@@ -116,6 +119,15 @@ def distillation_loss(student: Tensor, teacher: Tensor, temperature: float) -> T
 def _every(x: Tensor, stride: int) -> Tensor:
     """Each stride-th pixel of (..., h, w), from the middle of the first cell on."""
     return x[..., stride // 2 :: stride, stride // 2 :: stride]
+
+
+def _every_second_of_doubled(x: Tensor) -> Tensor:
+    """`_every(_resized(x, twice its size), 2)` without the pixels in between: those lie at cell + 1/4."""
+    for axis in (-2, -1):
+        length = x.shape[axis]
+        following = torch.cat((x.narrow(axis, 1, length - 1), x.narrow(axis, length - 1, 1)), axis)
+        x = torch.lerp(x, following, 0.25)
+    return x.contiguous()
 
 
 def _resized(logits: Tensor, size: torch.Size) -> Tensor:

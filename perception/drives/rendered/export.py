@@ -86,6 +86,7 @@ def _make_folders(root: Path, clip: str) -> None:
 def _write(root: Path, name: str, frame: RenderedFrame, suffix: str = ".png") -> None:
     assert frame.truth is not None
     image = str((root / "images" / name).with_suffix(suffix))
-    cv2.imwrite(image, cv2.cvtColor(frame.image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
+    options = [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY] if suffix == ".jpg" else []
+    cv2.imwrite(image, cv2.cvtColor(frame.image, cv2.COLOR_RGB2BGR), options)
     cv2.imwrite(str(root / "labels" / name), frame.truth.labels)
     cv2.imwrite(str(root / "instances" / name), frame.truth.instances)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from perception.errors import ModelError
+from perception.training.networks.depthwise import DepthwiseConv2d
 
 # (expansion t, channels c, repeats n, stride s), Sandler et al. 2018, table 2
 STAGES = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
@@ -18,6 +19,8 @@ def conv_bn(
     c_in: int, c_out: int, kernel: int = 1, stride: int = 1, dilation: int = 1, groups: int = 1
 ) -> nn.Sequential:
     """Convolution without bias, then batch norm; padded so that stride 1 keeps the size."""
+    if groups == c_in == c_out:
+        return nn.Sequential(DepthwiseConv2d(c_in, kernel, stride, dilation), nn.BatchNorm2d(c_out))
     padding = dilation * (kernel // 2)
     conv = nn.Conv2d(c_in, c_out, kernel, stride, padding, dilation, groups, bias=False)
     return nn.Sequential(conv, nn.BatchNorm2d(c_out))
