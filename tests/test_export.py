@@ -216,15 +216,15 @@ def test_a_loss_of_one_class_is_refused_though_the_mean_is_good():
     before, after = np.array([0.9, 0.5, np.nan]), np.array([0.96, 0.45, np.nan])
     loss = Loss("int8", "onnxruntime", ("road", "pole", "car"), before, after)
     assert loss.loss == pytest.approx(-0.5)
-    require_little_loss([], [loss], 0.7, 6.0)
+    require_little_loss("int8", [], [loss], 0.7, 6.0)
     with pytest.raises(ModelError, match=r"5\.00 of pole \(at most 3\)"):
-        require_little_loss([], [loss], 0.7, 3.0)
+        require_little_loss("int8", [], [loss], 0.7, 3.0)
 
 
 def test_without_labels_int8_may_change_few_labels():
-    require_little_loss([agreement(graph="int8", equal=0.97)], [], 0.7, 3.0)
+    require_little_loss("int8", [agreement(graph="int8", equal=0.97)], [], 0.7, 3.0)
     with pytest.raises(ModelError, match="give --labelled"):
-        require_little_loss([agreement(), agreement(graph="int8", equal=0.9)], [], 0.7, 3.0)
+        require_little_loss("int8", [agreement(), agreement(graph="int8", equal=0.9)], [], 0.7, 3.0)
 
 
 @pytest.mark.parametrize(

@@ -25,13 +25,17 @@ def export(
     width: Annotated[int, typer.Option(min=32, max=4096, help="Of the graph's input; a multiple of 16.")] = 640,
     height: Annotated[int, typer.Option(min=32, max=4096, help="Of the graph's input; a multiple of 16.")] = 352,
     int8: Annotated[list[Path] | None, typer.Option(help="Quantise, calibrated on this folder's pictures.")] = None,
+    bfloat16: Annotated[
+        list[Path] | None,
+        typer.Option(help="Round the weights to bfloat16; biases make up for it, on this folder's pictures."),
+    ] = None,
     parity: Annotated[
         Path | None, typer.Option(help="Compare with PyTorch on this folder's pictures; else on rendered frames.")
     ] = None,
     labelled: Annotated[
         Path | None, typer.Option(help="Measure the loss on this folder's images/ and labels/.")
     ] = None,
-    max_loss: Annotated[float, typer.Option(min=0, max=100, help="Refuse int8 that loses more: points of mIoU.")] = 0.7,
+    max_loss: Annotated[float, typer.Option(min=0, max=100, help="Refuse what loses more: points of mIoU.")] = 0.7,
     max_class_loss: Annotated[float, typer.Option(min=0, max=100, help="The same, of any one class.")] = 3.0,
     description: Annotated[str, typer.Option(help="One line for `perception models`.")] = "",
     data: Annotated[str, typer.Option(help="What it was trained on.")] = "",
@@ -47,9 +51,11 @@ def export(
             f"export needs more packages ({error.name}): pip install 'perception-node[train]'"
         ) from None
     texts = {"description": description, "data": data, "licence": licence}
-    folders = tuple(int8 or ())
+    if int8 and bfloat16:
+        raise ConfigError("--int8 and --bfloat16: choose one; what int8 leaves in float is rounded to bfloat16 anyway")
+    rounding = tuple(int8 or ()), tuple(bfloat16 or ())
     settings = ExportSettings(
-        width, height, texts, _figures(figure or []), folders, parity, labelled, max_loss, max_class_loss
+        width, height, texts, _figures(figure or []), *rounding, parity, labelled, max_loss, max_class_loss
     )
     with progress_bar() as bar:
         report = write(checkpoint, out, settings, lines_of(bar))

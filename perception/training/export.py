@@ -32,7 +32,7 @@ from perception.training.parity import (
     require_equal,
     require_little_loss,
 )
-from perception.training.quantise import quantise
+from perception.training.quantise import for_bfloat16, quantise
 
 OPSET = 17
 CELL = 4  # [px] of the confidence's grid, and of centres and offsets
@@ -50,6 +50,7 @@ class ExportSettings:
     texts: Mapping[str, str] = field(default_factory=dict)  # the card's description, data and licence
     figures: Mapping[str, str] = field(default_factory=dict)  # for the card, beside what is measured here
     int8: tuple[Path, ...] = ()  # folders of pictures to calibrate on; empty: float
+    bfloat16: tuple[Path, ...] = ()  # the same, for weights that bfloat16 holds exactly; int8 has them anyway
     parity: Path | None = None  # folder of pictures to compare with PyTorch on; None: rendered frames
     labelled: Path | None = None  # folder with images/ and labels/ to measure the loss on
     max_loss: float = 0.7  # of the mean over the classes
@@ -61,7 +62,7 @@ class Report:
     """What an export measured."""
 
     classes: tuple[str, ...]
-    agreements: tuple[Agreement, ...]  # of the float graph, then of the int8 one
+    agreements: tuple[Agreement, ...]  # of the float graph, then of the rounded one
     losses: tuple[Loss, ...]  # on labelled pictures; empty without them
     settings: ExportSettings
 
@@ -171,23 +172,25 @@ def _measured_graph(
     reference, size, classes = in_pytorch(module), (settings.width, settings.height), about.classes
     frames = frames_of(settings.parity, *size)
     graph, precision, losses = folder / "float.onnx", "float", []
-    steps = 2 if settings.int8 else 1
+    calibration = settings.int8 or settings.bfloat16
+    steps = 2 if calibration else 1
     progress("graph", 0, steps)
     write_graph(module, graph)
     wanted = [reference(frame) for frame in frames]
     agreements = [compare(wanted, e, precision, frames, len(classes)) for e in float_engines(graph)]
     require_equal(agreements)
     progress("graph", 1, steps)
-    if settings.int8:
-        exact, graph, precision = graph, folder / "int8.onnx", "int8"
-        quantise(exact, graph, settings.int8)
+    if calibration:
+        exact, precision = graph, "int8" if settings.int8 else "bfloat16"
+        graph = folder / f"{precision}.onnx"
+        (quantise if settings.int8 else for_bfloat16)(exact, graph, calibration)
         agreements += [compare(wanted, e, precision, frames, len(classes)) for e in node_engines(graph)]
         progress("graph", 2, steps)
     if settings.labelled:
         engines = node_engines(graph)
         losses = measure_loss(reference, engines, precision, settings.labelled, classes, size, progress)
-    if settings.int8:
-        require_little_loss(agreements, losses, settings.max_loss, settings.max_class_loss)
+    if calibration:
+        require_little_loss(precision, agreements, losses, settings.max_loss, settings.max_class_loss)
     return agreements, losses, graph
 
 

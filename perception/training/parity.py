@@ -27,7 +27,7 @@ from perception.training.pictures import evenly_spaced
 LEAST_EQUAL = 0.999
 MOST_HEAT = 0.01  # difference of centre heat, which is compared with 0.1
 MOST_OFFSET = 0.5  # difference of offsets [px]
-LEAST_SIMILAR = 0.95  # labels that int8 leaves as they are, where no truth says what the change is worth
+LEAST_SIMILAR = 0.95  # labels that rounding leaves as they are, where no truth says what the change is worth
 MOST_FRAMES = 20
 SEED, APART = 0, 45  # of the rendered frames; 1.5 s apart
 FEATURES = ("keys", "context", "fine8", "fine4")  # outputs of a panoptic graph, and of its encoder alone
@@ -41,7 +41,7 @@ Progress = Callable[[str, int, int], None]
 class Agreement:
     """A graph on one engine against PyTorch."""
 
-    graph: str  # "float" or "int8"
+    graph: str  # "float", "bfloat16" or "int8"
     engine: str
     equal: float  # share of the labels
     iou: tuple[float, ...]  # by class, PyTorch's labels as truth; NaN where neither has the class
@@ -206,19 +206,23 @@ def require_equal(agreements: Sequence[Agreement]) -> None:
 
 
 def require_little_loss(
-    agreements: Sequence[Agreement], losses: Sequence[Loss], max_loss: float, max_class_loss: float
+    precision: str, agreements: Sequence[Agreement], losses: Sequence[Loss], max_loss: float, max_class_loss: float
 ) -> None:
-    """Raises ModelError where an int8 graph loses more than it may; without labels, where it changes too many."""
+    """Raises ModelError where a rounded graph loses more than it may; without labels, where it changes too many.
+
+    Args:
+        precision: "int8" or "bfloat16".
+    """
     for loss in losses:
         name, points = loss.worst
         if not loss.loss <= max_loss or not points <= max_class_loss:
             raise ModelError(
-                f"int8 on {loss.engine} loses {loss.loss:.2f} points of mean IoU (at most {max_loss:g}) and "
+                f"{precision} on {loss.engine} loses {loss.loss:.2f} points of mean IoU (at most {max_loss:g}) and "
                 f"{points:.2f} of {name} (at most {max_class_loss:g}): calibrate on more pictures, or export in float"
             )
     for a in agreements if not losses else ():
-        if a.graph == "int8" and not a.equal >= LEAST_SIMILAR:
+        if a.graph == precision and not a.equal >= LEAST_SIMILAR:
             raise ModelError(
-                f"int8 on {a.engine}: {100 * a.equal:.1f} % of the labels are as before, at least "
+                f"{precision} on {a.engine}: {100 * a.equal:.1f} % of the labels are as before, at least "
                 f"{100 * LEAST_SIMILAR:g} % must be: calibrate on pictures like the camera's, or give --labelled"
             )

@@ -1,0 +1,96 @@
+"""Weights on the grid that an engine would round them to anyway, and biases that make up for the rounding.
+
+Rounding a folded MobileNetV2's weights to bfloat16 moves the means of some channels by a tenth of their spread (their
+inputs are large beside what a channel makes of them). The shift can be measured, and a bias takes it back
+(Nagel et al. 2019, section 4.2, with measured means).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+from numpy.typing import NDArray
+from onnx import numpy_helper
+
+Weights = NDArray[np.float32]  # (out, in / groups, kh, kw)
+Rounding = Callable[[Weights], Weights]
+
+
+def to_bfloat16(weights: Weights) -> Weights:
+    """The nearest values whose lower 16 bits are 0, as float32; ties to even."""
+    bits = np.ascontiguousarray(weights, np.float32).view(np.uint32)
+    rounded = bits + 0x7FFF + (bits >> 16 & 1)
+    return (rounded & np.uint32(0xFFFF0000)).view(np.float32)
+
+
+def to_int8(weights: Weights) -> Weights:
+    """The nearest of 255 even steps up to each output channel's largest weight, as symmetric int8 has them."""
+    step = np.abs(weights).max((1, 2, 3), keepdims=True) / 127
+    return (np.round(weights / np.where(step, step, 1)) * step).astype(np.float32)
+
+
+def round_weights(
+    graph: Path, out: Path, pictures: Iterable[NDArray[np.uint8]], rounding: Callable[[str], Rounding]
+) -> None:
+    """Write `graph` to `out` with the weights of its convolutions rounded and their biases corrected.
+
+    Args:
+        pictures: (1, h, w, 3) what the graph is given; a dozen is enough.
+        rounding: by a node's name, what is done to its weights.
+    """
+    model = onnx.load(str(graph))
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    convolutions = [node for node in model.graph.node if node.op_type == "Conv" and node.input[1] in constants]
+    means = input_means(model, convolutions, pictures)
+    for node in convolutions:
+        exact = constants[node.input[1]]
+        rounded = rounding(node.name)(exact)
+        bias = _shift(exact - rounded, means[node.input[0]])
+        if len(node.input) > 2:
+            bias = bias + constants[node.input[2]]
+        _replace(model, node, rounded, bias)
+    _drop_unused(model)
+    onnx.save(model, str(out))
+
+
+def input_means(
+    model: onnx.ModelProto, convolutions: Iterable[onnx.NodeProto], pictures: Iterable[NDArray[np.uint8]]
+) -> dict[str, NDArray[np.float64]]:
+    """(channels,) mean of each convolution's input over all pixels of the pictures, by the input's name."""
+    names = sorted({node.input[0] for node in convolutions})
+    probed = onnx.ModelProto()
+    probed.CopyFrom(model)
+    for name in names:
+        probed.graph.node.append(onnx.helper.make_node("ReduceMean", [name], [f"{name}/mean"], axes=[0, 2, 3]))
+    del probed.graph.output[:]
+    probed.graph.output.extend(onnx.ValueInfoProto(name=f"{name}/mean") for name in names)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    session = onnxruntime.InferenceSession(probed.SerializeToString(), options, ["CPUExecutionProvider"])
+    seen = [session.run(None, {session.get_inputs()[0].name: picture}) for picture in pictures]
+    return {name: np.mean([means[i] for means in seen], 0).reshape(-1) for i, name in enumerate(names)}
+
+
+def _shift(lost: Weights, mean: NDArray[np.float64]) -> Weights:
+    """(out,) what the outputs lose on average: the lost weights times the mean of the channels that they meet."""
+    inputs = mean.reshape(-1, 1, lost.shape[1])  # (groups, 1, in / groups)
+    per_group = lost.sum((2, 3)).reshape(len(inputs), -1, lost.shape[1])  # (groups, out / groups, in / groups)
+    return (per_group * inputs).sum(2).reshape(-1).astype(np.float32)
+
+
+def _replace(model: onnx.ModelProto, node: onnx.NodeProto, weights: Weights, bias: Weights) -> None:
+    """Give a node weights and a bias of its own, since several may share theirs."""
+    names = [f"{node.output[0]}/weights", f"{node.output[0]}/bias"]
+    model.graph.initializer.extend(map(numpy_helper.from_array, (weights, bias.astype(np.float32)), names))
+    node.input[1:] = names
+
+
+def _drop_unused(model: onnx.ModelProto) -> None:
+    used = {name for node in model.graph.node for name in node.input}
+    kept = [tensor for tensor in model.graph.initializer if tensor.name in used]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(kept)
