@@ -42,6 +42,7 @@ def main() -> None:
     for room in (
         "play",
         "replay",
+        "view",
         "record",
         "prompt",
         "compare",

@@ -1,0 +1,101 @@
+"""Who may look: this machine, or whoever has the token; and no page of another address in a browser on this machine."""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+import secrets
+import socket
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from perception.errors import EndpointError
+
+DEFAULT_PORT = 8600
+PROTOCOL = "perception.view"
+"""The WebSocket protocol; a token comes beside it, as `token.TOKEN`, so that it is in no address that is logged."""
+_TRIED = 10  # ports from the default one on
+_SHORTEST_TOKEN = 16
+_LOCAL = ("127.0.0.1", "localhost", "::1")
+
+
+@dataclass(frozen=True, slots=True)
+class Guard:
+    """Decides about requests. With `token` "" only this machine may ask, under one of its own names."""
+
+    token: str = ""
+
+    def refusal(self, host: str, origin: str) -> str:
+        """Why a request with these headers is refused; "" where it is not.
+
+        A page of another address that a browser on this machine shows may send requests here, and by DNS rebinding even
+        read the answers; but its Host or its Origin gives it away. See OWASP's cheat sheet on cross-site WebSocket hijacking.
+        """
+        if not self.token and _name_of(host) not in _LOCAL:
+            return f"this view is for its own machine: open http://127.0.0.1, not {_shown(host)}; ssh -L brings it elsewhere"
+        if origin and urlsplit(origin).netloc.lower() != host.lower():
+            return f"a page of {_shown(origin)} may not look in here"
+        return ""
+
+    def knows(self, protocols: str) -> bool:
+        """Whether a WebSocket's offered protocols hold the token."""
+        offered = [word.strip() for word in protocols.split(",")]
+        found = next((word.removeprefix("token.") for word in offered if word.startswith("token.")), "")
+        return not self.token or hmac.compare_digest(found.encode(), self.token.encode())
+
+
+def make_guard(host: str, token: str) -> Guard:
+    """For a server at this address; beyond this machine it gets a token where none is given.
+
+    Raises EndpointError for a token that is too short, or has characters that no WebSocket protocol may have.
+    """
+    if token and (len(token) < _SHORTEST_TOKEN or not token.isascii() or not token.replace("-", "a").replace("_", "a").isalnum()):
+        raise EndpointError(f"--token: at least {_SHORTEST_TOKEN} letters, digits, - and _; leave it out to get a new one")
+    return Guard(token or ("" if is_loopback(host) else secrets.token_urlsafe(24)))
+
+
+def is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def listen(host: str, port: int | None) -> socket.socket:
+    """A socket that listens there; without a port at the default one, or the next that is free.
+
+    Raises EndpointError for an address that is taken or none of this machine's.
+    """
+    for tried in range(DEFAULT_PORT, DEFAULT_PORT + _TRIED) if port is None else [port]:
+        try:
+            family = socket.AF_INET6 if ":" in host else socket.AF_INET
+            opened = socket.socket(family)
+            opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            opened.bind((host, tried))
+            opened.listen(16)
+        except (OSError, OverflowError) as error:
+            opened.close()
+            why = str(getattr(error, "strerror", "") or error).lower()
+            if port is not None or "in use" not in why:
+                raise EndpointError(f"{host}:{tried}: {why}: give another --port or --host") from None
+        else:
+            return opened
+    raise EndpointError(f"ports {DEFAULT_PORT} to {tried} of {host} are all in use: give a --port")
+
+
+def link(opened: socket.socket, token: str) -> str:
+    """What to open in a browser. The token is behind a `#`: browsers send that to nobody."""
+    host, port = opened.getsockname()[:2]
+    named = socket.gethostname() if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
+    return f"http://{named}:{port}/{f'#token={token}' if token else ''}"
+
+
+def _name_of(host: str) -> str:
+    try:
+        return (urlsplit(f"//{host}").hostname or "").lower()
+    except ValueError:
+        return ""
+
+
+def _shown(text: str) -> str:
+    return "".join(c if c.isprintable() else "?" for c in text[:80])
