@@ -74,7 +74,9 @@ class Tab:
         """The value of a JavaScript expression in the page; what it promises, where it is a promise."""
         told = await self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
         if "exceptionDetails" in told:
-            raise PerceptionError(f"{expression}: {told['exceptionDetails'].get('exception', {}).get('description', '')}")
+            raise PerceptionError(
+                f"{expression}: {told['exceptionDetails'].get('exception', {}).get('description', '')}"
+            )
         return told["result"].get("value")
 
     async def until(self, expression: str, within_s: float = 10.0) -> float:
@@ -145,7 +147,7 @@ class Tab:
 
 @contextlib.asynccontextmanager
 async def browsing(niceness: int = 0, width: int = 1280, height: int = 860) -> AsyncIterator[Tab]:
-    """A browser of its own with one empty page; ended when the block ends. Raises PerceptionError without a Chromium."""
+    """A browser of its own with one empty page, ended with the block. Raises PerceptionError without a Chromium."""
     path = find_browser()
     if path is None:
         raise PerceptionError("no Chromium on the PATH: install it (Debian: apt install chromium)")

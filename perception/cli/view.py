@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import importlib.util
+import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from perception.cli import app
 from perception.errors import ConfigError
+
+if TYPE_CHECKING:
+    from perception.config import Launch
+    from perception.node import Node
+
+_LEAVE_S = 3.0
 
 DEFAULT_ENDPOINT, DEFAULT_CONTROL = "tcp://127.0.0.1:5601", "tcp://127.0.0.1:5602"
 EXAMPLES = """
@@ -33,17 +42,22 @@ def view(
     endpoint: Annotated[
         list[str] | None, typer.Argument(help=f"Where the masks come from; {DEFAULT_ENDPOINT} by default.")
     ] = None,
-    host: Annotated[str, typer.Option(help="Address of the page; beyond this machine it asks for a token.")] = "127.0.0.1",
+    host: Annotated[
+        str, typer.Option(help="Address of the page; beyond this machine it asks for a token.")
+    ] = "127.0.0.1",
     port: Annotated[
         int | None, typer.Option(min=0, max=65535, help="Of the page; 8600 or the next free one by default; 0: any.")
     ] = None,
     token: Annotated[
-        str, typer.Option(envvar="PERCEPTION_VIEW_TOKEN", help="Ask pages for this one, instead of a new one each time.")
+        str,
+        typer.Option(envvar="PERCEPTION_VIEW_TOKEN", help="Ask pages for this one, instead of a new one each time."),
     ] = "",
     control: Annotated[
         str | None, typer.Option(help="The node's control socket, for prompts and to pause a drive; '' for none.")
     ] = None,
-    server_key: Annotated[Path | None, typer.Option(help="The node's .public key file, for an encrypted endpoint.")] = None,
+    server_key: Annotated[
+        Path | None, typer.Option(help="The node's .public key file, for an encrypted endpoint.")
+    ] = None,
     key: Annotated[Path | None, typer.Option(help="Our own .secret key file, for an encrypted endpoint.")] = None,
     nice: Annotated[int, typer.Option(min=0, max=19, help="How far to step back behind the node.")] = 10,
 ) -> None:
@@ -65,10 +79,45 @@ def require_aiohttp() -> None:
 
 
 def control_of(endpoints: tuple[str, ...]) -> str:
-    """Where a node that publishes here has its control socket if its launch file says nothing; "" where it can't be known.
+    """The control socket of a node that publishes here, if its launch file says nothing of it; "": can't be known.
 
     A wrong guess would send prompts to another node, so only the defaults are guessed.
     """
     if endpoints == (DEFAULT_ENDPOINT,):
         return DEFAULT_CONTROL
     return f"{endpoints[0]}.control" if len(endpoints) == 1 and endpoints[0].startswith("ipc://") else ""
+
+
+def require_viewable(launch: Launch) -> None:
+    """Raises ConfigError where a node of this launch file can have no view beside it."""
+    require_aiohttp()
+    if curve := launch.publish.curve:
+        raise ConfigError(
+            f"--view: this node is encrypted, and a view needs keys of its own that are in {curve.clients}: "
+            "perception view ENDPOINT --server-key PUBLIC --key SECRET"
+        )
+
+
+@contextmanager
+def viewing(node: Node) -> Iterator[None]:
+    """A view of this node in a process of its own, which prints its link and ends with the block.
+
+    A drive that is played then waits at its end to be moved, until Ctrl-C.
+    """
+    from perception.sources.replay import ReplaySource
+
+    if isinstance(node.source, ReplaySource) and node.control and node.control.answers.player:
+        node.source.holds = True
+    control = node.control.endpoint if node.control else ""
+    words = [sys.executable, "-m", "perception.cli", "view", node.publisher.endpoints[0], "--control", control]
+    # a session of its own: Ctrl-C goes to the node, which ends the view when it has said its last word
+    process = subprocess.Popen(words, stdin=subprocess.DEVNULL, start_new_session=True)
+    try:
+        yield
+    finally:
+        process.terminate()
+        try:
+            process.wait(_LEAVE_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()

@@ -77,9 +77,7 @@ class Answers:
         if self.player is None:
             return refusal("the source is live, or being recorded: it can't be paused or moved", self._camera)
         try:
-            now = self.player.play(
-                pause=request.pause, step=request.step, seek_s=request.seek_s, speed=request.speed
-            )
+            now = self.player.play(pause=request.pause, step=request.step, seek_s=request.seek_s, speed=request.speed)
         except PerceptionError as error:
             return refusal(error, self._camera)
         return Reply(True, camera=self._camera, play=PlayRow(**asdict(now)))

@@ -6,7 +6,7 @@ import atexit
 import logging
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -33,17 +33,6 @@ class _Ahead(NamedTuple):
     frame: Frame
     drive_ns: int  # its place in the drive [ns]
     jump: int  # how often somebody had moved the drive by then
-
-
-@dataclass(frozen=True, slots=True)
-class _Moved:
-    """Set once a source was closed, or moved away from what is waited for."""
-
-    test: Callable[[], bool]
-
-    @property
-    def is_set(self) -> bool:
-        return self.test()
 
 
 class ReplaySource:
@@ -142,6 +131,10 @@ class ReplaySource:
             self._length_ns = self._reader.length_ns()
         return self._length_ns
 
+    def _is_left(self, jump: int) -> bool:
+        """Whether it was closed, or moved away from the frames of this jump."""
+        return self._stop.is_set or self._jump != jump
+
     def _frames(self, thread: threading.Thread) -> Iterator[Frame]:
         jump = 0
         try:
@@ -150,8 +143,7 @@ class ReplaySource:
                 if ahead.jump != jump:
                     jump = ahead.jump
                     self.pace.jump()
-                moved = _Moved(lambda: self._stop.is_set or self._jump != jump)
-                if self.pace.wait(ahead.frame.stamp_ns, moved):
+                if self.pace.wait(ahead.frame.stamp_ns, _Moved(self, jump)):
                     continue
                 self._position_ns = ahead.drive_ns
                 yield ahead.frame
@@ -252,3 +244,15 @@ class ReplaySource:
                 continue
             return True
         return False
+
+
+@dataclass(frozen=True, slots=True)
+class _Moved:
+    """Set once a source was closed, or moved away from what is waited for."""
+
+    source: ReplaySource
+    jump: int
+
+    @property
+    def is_set(self) -> bool:
+        return self.source._is_left(self.jump)

@@ -43,8 +43,8 @@ class Camera:
 class Feed:
     """Follows one endpoint in a thread of its own.
 
-    It begins with everything, to learn which cameras there are; from then on it takes health and events, and the masks and
-    pictures of a camera only while that is `looked_at`. So a node makes pictures only while somebody looks.
+    It begins with everything, to learn which cameras there are; from then on it takes health and events, and the masks
+    and pictures of a camera only while that is `looked_at`. So a node makes pictures only while somebody looks.
     """
 
     def __init__(
@@ -119,7 +119,9 @@ class Feed:
         if subscription.state == "mismatch":
             problem = f"{self.endpoint}: {subscription.mismatch}"
         elif subscription.connection == "refused":
-            problem = f"{self.endpoint} refuses the handshake: a key is missing, wrong or unknown there (--server-key, --key)"
+            problem = (
+                f"{self.endpoint} refuses the handshake: a key is missing, wrong or unknown there (--server-key, --key)"
+            )
         elif subscription.counters.bad and not subscription.counters.received:
             problem = f"{self.endpoint} sends what is none of our messages: is that a perception node?"
         self.bad = subscription.counters.bad

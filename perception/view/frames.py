@@ -30,8 +30,8 @@ class SeenFrame:
 class FrameAssembler:
     """Puts the messages of each frame together.
 
-    The publisher sends a frame's masks first, then its tracks and events, and its picture last, so a picture makes a frame
-    whole; where no pictures come, the tracks do.
+    The publisher sends a frame's masks first, then its tracks and events, and its picture last, so a picture makes a
+    frame whole; where no pictures come, the tracks do.
     """
 
     def __init__(self) -> None:

@@ -29,10 +29,10 @@ class Guard:
         """Why a request with these headers is refused; "" where it is not.
 
         A page of another address that a browser on this machine shows may send requests here, and by DNS rebinding even
-        read the answers; but its Host or its Origin gives it away. See OWASP's cheat sheet on cross-site WebSocket hijacking.
+        read the answers; but its Host or its Origin gives it away.
         """
         if not self.token and _name_of(host) not in _LOCAL:
-            return f"this view is for its own machine: open http://127.0.0.1, not {_shown(host)}; ssh -L brings it elsewhere"
+            return f"this view is for its own machine: http://127.0.0.1, not {_shown(host)}; ssh -L brings it elsewhere"
         if origin and urlsplit(origin).netloc.lower() != host.lower():
             return f"a page of {_shown(origin)} may not look in here"
         return ""
@@ -49,8 +49,12 @@ def make_guard(host: str, token: str) -> Guard:
 
     Raises EndpointError for a token that is too short, or has characters that no WebSocket protocol may have.
     """
-    if token and (len(token) < _SHORTEST_TOKEN or not token.isascii() or not token.replace("-", "a").replace("_", "a").isalnum()):
-        raise EndpointError(f"--token: at least {_SHORTEST_TOKEN} letters, digits, - and _; leave it out to get a new one")
+    if token and (
+        len(token) < _SHORTEST_TOKEN or not token.isascii() or not token.replace("-", "a").replace("_", "a").isalnum()
+    ):
+        raise EndpointError(
+            f"--token: at least {_SHORTEST_TOKEN} letters, digits, - and _; leave it out to get a new one"
+        )
     return Guard(token or ("" if is_loopback(host) else secrets.token_urlsafe(24)))
 
 

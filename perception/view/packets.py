@@ -1,7 +1,7 @@
 """A frame as bytes for the page: u32 length of a JSON header, the header, the JPEG, the masks as runs.
 
-A run is (end, value): u32 ends first, then u16 values, in pixel order from the top left. It is what a page can paint without
-decoding anything: one `fill` a run. Everything begins at a multiple of 8 bytes.
+A run is (end, value): u32 ends first, then u16 values, in pixel order from the top left. It is what a page can paint
+without decoding anything: one `fill` a run. Everything begins at a multiple of 8 bytes.
 """
 
 from __future__ import annotations
@@ -92,7 +92,9 @@ class Packet:
             self.complaint = str(error)
             return None
         if told != (message.width, message.height):
-            self.complaint = f"a picture that says it is {told[0]}x{told[1]} px, and {message.width}x{message.height} px"
+            self.complaint = (
+                f"a picture that says it is {told[0]}x{told[1]} px, and {message.width}x{message.height} px"
+            )
         elif told[0] * told[1] > MOST_PIXELS or len(message.payload) > MOST_JPEG:
             self.complaint = f"a picture of {told[0]}x{told[1]} px: too large to be shown"
         else:

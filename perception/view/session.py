@@ -1,4 +1,4 @@
-"""The talk with one page: the newest frame whenever it has painted one, a status a few times a second, and what it asks."""
+"""The talk with one page: the newest frame when it has painted one, a status five times a second, what it asks."""
 
 from __future__ import annotations
 
