@@ -54,6 +54,7 @@ def main() -> None:
         "memory",
         "drive",
         "drive_tools",
+        "pictures",
     ):  # importing one registers its commands, in the order of --help
         importlib.import_module(f"perception.cli.{room}")
 

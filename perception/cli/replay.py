@@ -106,7 +106,7 @@ def replay(
         changed = msgspec.structs.replace(
             changed, publish=msgspec.structs.replace(changed.publish, endpoints=tuple(endpoint))
         )
-    play(_changed(changed, topic, choices), save, every, driving, view=view)
+    play(with_choices(changed, topic, choices), save, every, driving, view=view)
 
 
 def _refuse(options: Mapping[str, object], why: str) -> None:
@@ -120,14 +120,14 @@ def _offline_launch(
 ) -> Launch:
     """How to go through a drive: as the launch file says, else as it was recorded, with these choices."""
     if launch:
-        return _changed(read_launch(launch), topics, choices)
+        return with_choices(read_launch(launch), topics, choices)
     from perception.replay.drive import RecordedDrive, is_recording
 
     base = RecordedDrive(Path(drive)).launch(folder) if is_recording(Path(drive)) else Launch(version=1)
-    return _changed(base, topics, choices)
+    return with_choices(base, topics, choices)
 
 
-def _changed(launch: Launch, topics: list[str] | None, choices: dict[str, object]) -> Launch:
+def with_choices(launch: Launch, topics: list[str] | None, choices: dict[str, object]) -> Launch:
     """With the choices that were made; they go through the same checks as a launch file."""
     chosen = {key: value for key, value in choices.items() if value}
     changed = msgspec.to_builtins(launch)
