@@ -24,7 +24,8 @@ from perception.errors import RecordingError
 from perception.sources.url import open_source
 from tests.drive_fakes import PERIOD_NS, RECORDING, SIZE, WALL_OFFSET_NS, Look, image, make_drive, scene, stored, walker
 
-assert drive_tools and pictures  # importing them registers the commands
+assert drive_tools  # importing them registers the commands
+assert pictures
 
 
 @pytest.fixture

@@ -43,6 +43,7 @@ def main() -> None:
         "play",
         "replay",
         "view",
+        "foxglove",
         "record",
         "prompt",
         "compare",

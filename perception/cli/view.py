@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -74,8 +74,10 @@ def view(
 
 def require_aiohttp() -> None:
     """Raises ConfigError, with what to do, where aiohttp is not installed."""
-    if importlib.util.find_spec("aiohttp") is None:
-        raise ConfigError("the view needs aiohttp: pip install 'perception-node[view]'")
+    try:
+        importlib.import_module("aiohttp")
+    except ImportError:
+        raise ConfigError("the view needs aiohttp: pip install 'perception-node[view]'") from None
 
 
 def control_of(endpoints: tuple[str, ...]) -> str:

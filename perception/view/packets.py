@@ -92,9 +92,8 @@ class Packet:
             self.complaint = str(error)
             return None
         if told != (message.width, message.height):
-            self.complaint = (
-                f"a picture that says it is {told[0]}x{told[1]} px, and {message.width}x{message.height} px"
-            )
+            size = f"{message.width}x{message.height}"
+            self.complaint = f"a picture of {told[0]}x{told[1]} px that should be {size} px"
         elif told[0] * told[1] > MOST_PIXELS or len(message.payload) > MOST_JPEG:
             self.complaint = f"a picture of {told[0]}x{told[1]} px: too large to be shown"
         else:
