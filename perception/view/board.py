@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -43,9 +44,14 @@ class Board:
     def follow(self, endpoints: Sequence[str], **keys: Any) -> None:
         """Raises EndpointError for an endpoint or key that can't be."""
         for endpoint in endpoints:
-            self.feeds.append(Feed(endpoint, lambda: self.loop.call_soon_threadsafe(self.wake), **keys))
+            self.feeds.append(Feed(endpoint, self._tell, **keys))
         for feed in self.feeds:
             feed.start()
+
+    def _tell(self) -> None:
+        """Called by feeds, in their threads."""
+        with contextlib.suppress(RuntimeError):  # the loop is closed already
+            self.loop.call_soon_threadsafe(self.wake)
 
     def close(self) -> None:
         for feed in self.feeds:

@@ -60,7 +60,7 @@ class Feed:
         self.problem = ""
         self.bad = 0
         self.assembler = FrameAssembler()
-        self._keys = {"server_key": server_key, "client_keys": client_key}
+        self._keys = (server_key, client_key)
         self._on_change = on_change
         self._stop = threading.Event()
         self._first = self._subscribe(self._wanted())  # here, so that a wrong endpoint is said at once
@@ -84,7 +84,9 @@ class Feed:
         return tuple(found) or ("*",)
 
     def _subscribe(self, topics: Iterable[str]) -> Subscription:
-        return subscribe(self.endpoint, *topics, latest=False, queue_size=_QUEUE, **self._keys)
+        server_key, client_keys = self._keys
+        told = {"latest": False, "queue_size": _QUEUE}
+        return subscribe(self.endpoint, *topics, server_key=server_key, client_keys=client_keys, **told)
 
     def _run(self) -> None:
         current, subscription = self._wanted(), self._first

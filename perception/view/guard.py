@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hmac
 import ipaddress
 import re
@@ -10,7 +11,7 @@ import socket
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from perception.errors import EndpointError
+from perception.errors import EndpointError, reason
 
 DEFAULT_PORT = 8600
 PROTOCOL = "perception.view"
@@ -67,21 +68,25 @@ def listen(host: str, port: int | None) -> socket.socket:
 
     Raises EndpointError for an address that is taken or none of this machine's.
     """
-    for tried in range(DEFAULT_PORT, DEFAULT_PORT + _TRIED) if port is None else [port]:
-        try:
-            family = socket.AF_INET6 if ":" in host else socket.AF_INET
-            opened = socket.socket(family)
-            opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            opened.bind((host, tried))
-            opened.listen(16)
-        except (OSError, OverflowError) as error:
-            opened.close()
-            why = str(getattr(error, "strerror", "") or error).lower()
-            if port is not None or "in use" not in why:
-                raise EndpointError(f"{host}:{tried}: {why}: give another --port or --host") from None
-        else:
-            return opened
-    raise EndpointError(f"ports {DEFAULT_PORT} to {tried} of {host} are all in use: give a --port")
+    if port is not None:
+        return _listen(host, port)
+    for tried in range(DEFAULT_PORT, DEFAULT_PORT + _TRIED - 1):
+        with contextlib.suppress(EndpointError):
+            return _listen(host, tried)
+    return _listen(host, DEFAULT_PORT + _TRIED - 1)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    opened = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    try:
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        opened.bind((host, port))
+        opened.listen(16)
+    except (OSError, OverflowError) as error:
+        opened.close()
+        why = reason(error) if isinstance(error, OSError) else str(error)
+        raise EndpointError(f"{host}:{port}: {why}: give another --port or --host") from None
+    return opened
 
 
 def link(opened: socket.socket, token: str) -> str:
