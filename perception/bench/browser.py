@@ -157,7 +157,7 @@ async def browsing(niceness: int = 0, width: int = 1280, height: int = 860) -> A
             words,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            start_new_session=True,
+            process_group=0,  # of the same session, or its niceness would mean nothing: sched(7), autogroup
             preexec_fn=(lambda: os.nice(niceness) and None) if niceness else None,
         )
         try:

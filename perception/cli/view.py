@@ -112,8 +112,9 @@ def viewing(node: Node) -> Iterator[None]:
         node.source.holds = True
     control = node.control.endpoint if node.control else ""
     words = [sys.executable, "-m", "perception.cli", "view", node.publisher.endpoints[0], "--control", control]
-    # a session of its own: Ctrl-C goes to the node, which ends the view when it has said its last word
-    process = subprocess.Popen(words, stdin=subprocess.DEVNULL, start_new_session=True)
+    # A group of its own: Ctrl-C goes to the node, which ends the view when it has said its last word. Not a session of
+    # its own: Linux shares the processor among sessions first (sched(7), autogroup), whatever the niceness.
+    process = subprocess.Popen(words, stdin=subprocess.DEVNULL, process_group=0)
     try:
         yield
     finally:
