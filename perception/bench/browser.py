@@ -110,6 +110,16 @@ class Tab:
         for kind in ("mousePressed", "mouseReleased"):
             await self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 
+    @contextlib.asynccontextmanager
+    async def hidden(self) -> AsyncIterator[None]:
+        """Another tab is in front; this one sleeps, and wakes at the end."""
+        other = await self.call("Target.createTarget", url="about:blank")
+        try:
+            yield
+        finally:
+            await self.call("Page.bringToFront")
+            await self.call("Target.closeTarget", targetId=other["targetId"])
+
     async def screenshot(self, path: Path) -> None:
         told = await self.call("Page.captureScreenshot", format="png")
         path.write_bytes(base64.b64decode(told["data"]))

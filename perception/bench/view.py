@@ -263,9 +263,8 @@ async def _soak(link: str, pid: int, seconds: float, say: Progress) -> list[tupl
             own, page = usage(pid), _page_usage(tab.pid)
             samples.append((passed, own.rss_mb, page.rss_mb, heap / 1e6, float(own.descriptors), float(sleeps)))
             say(f"{passed:.0f} s: view {own.rss_mb:.0f} MB, page {page.rss_mb:.0f} MB")
-            await tab.call("Page.setWebLifecycleState", state="frozen")
-            await asyncio.sleep(3.0)
-            await tab.call("Page.setWebLifecycleState", state="active")
+            async with tab.hidden():
+                await asyncio.sleep(3.0)
             count = await tab.evaluate("view.count")
             await tab.until(f"view.count > {count}", 20)
             sleeps += 1
