@@ -21,6 +21,7 @@ aiohttp = pytest.importorskip("aiohttp", reason="the view needs aiohttp")
 
 from perception import wire  # noqa: E402
 from perception.client import Clocks, Received  # noqa: E402
+from perception.view.feed import Feed  # noqa: E402
 from perception.view.frames import FrameAssembler, SeenFrame  # noqa: E402
 from perception.view.guard import Guard, make_guard  # noqa: E402
 from perception.view.packets import MOST_PIXELS, Packet, runs_of  # noqa: E402
@@ -110,6 +111,7 @@ def test_names_are_cut_and_printable() -> None:
     head, _, _ = packet_of(message("tracks", wire.Kind.TRACKS, None, header=header, size=(4, 4)))
     assert head["tracks"][0]["class"] == "a?[31m" + "b" * 42
     assert head["reason"] == "?" * 200
+    assert head["tracks"][0]["score"] == 0  # what is no number
 
 
 def test_thousands_of_tracks_are_cut_and_said() -> None:
@@ -239,6 +241,16 @@ def test_at_most_two_frames_are_under_way_to_a_browser(tmp_path: Path) -> None:
     endpoint = f"ipc://{tmp_path}/s/front"
     with publishing(endpoint, rate_hz=60), view_of(endpoint) as link:
         assert within(_flight(link)) == (2, 3)
+
+
+def test_topics_that_can_not_be_subscribed_to_are_passed_over(tmp_path: Path) -> None:
+    feed = Feed(f"ipc://{tmp_path}/s/front", lambda: None)
+    names = ("front/road", "front/<b>", "front/" + "x" * 99, "rear/road", "front/health", "nothing")
+    told = health(published=dict.fromkeys(names, 1), rate_hz=float("nan"))
+    place: dict[str, Any] = {"seq": 1, "frame_seq": 1, "stamp_ns": 1}
+    feed._note(received(wire.encode("front/health", wire.Header("r", "front"), wire.Kind.HEALTH, told, **place)))
+    assert feed.cameras["front"].topics == ("road",)
+    feed.close()
 
 
 async def _garbage(link: str) -> bool:

@@ -14,7 +14,7 @@ import msgspec
 from perception.client import Control, age_of
 from perception.errors import PerceptionError
 from perception.view.feed import Camera, Feed
-from perception.view.packets import Packet, plain
+from perception.view.packets import Packet, finite, plain
 
 _POLL_S = 0.4
 _MOST_STAGES = 24
@@ -159,13 +159,16 @@ def _health(camera: Camera | None) -> dict[str, Any] | None:
     return {
         "state": plain(health.state),
         "reason": plain(health.reason, 200),
-        "rate_hz": health.rate_hz,
+        "rate_hz": finite(health.rate_hz),
         "engine": plain(health.engine),
         "model": plain(health.model),
         "subscribers": health.subscribers,
         "send_failures": health.send_failures,
         "source": source | {"state": plain(source["state"]), "reason": plain(source["reason"], 200)},
-        "stages": {plain(name): msgspec.to_builtins(row) for name, row in list(health.stages.items())[:_MOST_STAGES]},
+        "stages": {
+            plain(name): {"p50_ms": finite(row.p50_ms), "p99_ms": finite(row.p99_ms)}
+            for name, row in list(health.stages.items())[:_MOST_STAGES]
+        },
         "validity": {topic.partition("/")[2]: plain(word) for topic, word in health.validity.items()},
     }
 

@@ -13,13 +13,14 @@ from pathlib import Path
 from perception.client import Received, Subscription, subscribe
 from perception.errors import PerceptionError, WireError
 from perception.view.frames import FrameAssembler, SeenFrame
-from perception.wire import EventRow, Health, Kind
+from perception.wire import EventRow, Health, Kind, valid_topic
 
 _EVENTS_KEPT = 64
 _ALWAYS = ("health", "events")
 _LOOKED_AT = ("image", "tracks", "prompted")
 _KNOW_S = 0.3  # from the first health on, in which each camera of an endpoint has said something
 _WAIT_S = 0.1
+_AGAIN_S = 1.0  # after a subscription that failed
 _QUEUE = 500  # messages; the thread only sorts them
 
 
@@ -74,6 +75,7 @@ class Feed:
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join(3)
+        self._first.close()
 
     def _wanted(self) -> tuple[str, ...]:
         """The topics to subscribe to now."""
@@ -94,13 +96,12 @@ class Feed:
             try:
                 with subscription:
                     self._follow(subscription, current)
-                current = self._wanted()
-                subscription = self._subscribe(current)
-            except PerceptionError as error:  # the thread goes on: a node may come back under the same endpoint
+            except PerceptionError as error:  # go on: a node may come back under the same endpoint
                 self.problem = str(error)
                 self._on_change()
-                self._stop.wait(1.0)
-                subscription = self._subscribe(current)
+                self._stop.wait(_AGAIN_S)
+            current = self._wanted()
+            subscription = self._subscribe(current)
         subscription.close()
 
     def _follow(self, subscription: Subscription, topics: tuple[str, ...]) -> None:
@@ -165,6 +166,8 @@ class Feed:
         with contextlib.suppress(WireError):
             health = message.health()
             camera.health = health
-            told = (topic.partition("/")[2] for topic in health.published)
+            # of this camera, and names that can be subscribed to, whatever the network says
+            good = (t for t in health.published if t.startswith(f"{camera.name}/") and valid_topic(t))
+            told = (topic.partition("/")[2] for topic in good)
             masks = [name for name in told if name not in (*_ALWAYS, *_LOOKED_AT)]
             camera.topics = tuple(dict.fromkeys((*camera.topics, *masks)))[:32]

@@ -6,6 +6,7 @@ without decoding anything: one `fill` a run. Everything begins at a multiple of 
 
 from __future__ import annotations
 
+import math
 import struct
 from typing import Any
 
@@ -140,6 +141,11 @@ def runs_of(mask: NDArray[Any]) -> tuple[NDArray[np.uint32], NDArray[np.uint16]]
     return ends, flat[ends - 1].astype("<u2")
 
 
+def finite(value: float) -> float:
+    """A number from the network as a page can show it: what is none is 0."""
+    return value if math.isfinite(value) else 0.0
+
+
 def plain(text: str, most: int = _LONGEST_WORD) -> str:
     """Text from the network without what is not to be seen, cut to a length."""
     return "".join(c if c.isprintable() else "?" for c in text[:most])
@@ -161,10 +167,10 @@ def _track(row: TrackRow, stamp_ns: int) -> dict[str, Any]:
         "id": row.id,
         "class": plain(row.class_name),
         "state": plain(row.state),
-        "score": round(row.score, 3),
+        "score": round(finite(row.score), 3),
         "box": row.box,
         "age_s": max(0.0, round((stamp_ns - row.first_ns) / 1e9, 2)),
         "observed": row.observed,
-        "quality": row.quality,
+        "quality": finite(row.quality),
         "prompted": row.prompted,
     }
