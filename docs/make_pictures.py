@@ -63,7 +63,7 @@ def animation() -> Path:
 
 
 def _repack(video: av.container.InputContainer, container: av.container.OutputContainer) -> None:
-    looks = {"quality": "62", "compression_level": "6"}
+    looks = {"quality": "62", "compression_level": "3"}
     stream = container.add_stream("libwebp_anim", rate=ANIMATION_FPS, options=looks)
     source = video.streams.video[0]
     stream.width, stream.height, stream.pix_fmt = source.width, source.height, "yuv420p"

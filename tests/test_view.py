@@ -55,7 +55,7 @@ def packet_of(*messages: Received) -> tuple[dict[str, Any], bytes, Packet]:
 
 
 def within(task: Coroutine[Any, Any, T]) -> T:
-    return asyncio.run(asyncio.wait_for(task, 20))
+    return asyncio.run(asyncio.wait_for(task, 60))
 
 
 # -- masks and pictures as a page gets them -----------------------------------------------------------------------

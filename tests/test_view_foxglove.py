@@ -52,7 +52,7 @@ def test_camera_masks_and_boxes_come_in_foxgloves_schemas(tmp_path: Path) -> Non
     endpoint = f"ipc://{tmp_path}/s/front"
     command = [sys.executable, "-m", "perception.cli", "foxglove", endpoint, "--port", "0"]
     with publishing(endpoint), running(command, r"open (ws://\S+)", "stderr") as (_, address):
-        found = asyncio.run(asyncio.wait_for(_talk(address), 20))
+        found = asyncio.run(asyncio.wait_for(_talk(address), 60))
     image = message_type("foxglove.CompressedImage").FromString(found["/front/image"])
     assert image.format == "jpeg"
     assert decode_image(image.data, "it").shape == (SIZE[1], SIZE[0], 3)
