@@ -88,8 +88,8 @@ def view() -> Path:
         async with browsing() as tab:
             await tab.resize(1280, 800)
             await tab.open(link)
-            await tab.until("view.shown && view.shown.bitmap && view.play", 60)
-            await tab.until("view.play.position_s > 4.5", 120)
+            await tab.until("view.shown && view.shown.bitmap && view.play", 120)
+            await tab.until("view.play.position_s > 2.5", 400)
             await tab.evaluate("(pause(), follow(view.shown.tracks[0].id))")
             await tab.until("view.play.is_paused && $('banner').hidden", 30)
             await asyncio.sleep(1)

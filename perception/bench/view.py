@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import subprocess
 import sys
@@ -32,8 +33,9 @@ from perception.types import Frame, Scene
 
 Progress = Callable[[str], None]
 
-LOW = 19
-"""Niceness of the view and of the browser beside a node: a person who looks should not slow it."""
+LOW = 10
+"""Niceness of the view, as by default, and of the browser beside a node: a person who looks should not slow it."""
+_START_S = 30.0  # in which a page has to show something
 _SETTLE_S = 3.0  # in which a browser starts, and a node's caches warm up
 _PART = "view"
 
@@ -93,7 +95,8 @@ def watching(endpoint: str, niceness: int) -> Iterator[Watched]:
 async def _watch(link: str, niceness: int, stop: threading.Event, watched: Watched) -> None:
     async with browsing(niceness) as tab:
         await tab.open(link)
-        await tab.until("view.count > 0", 30)
+        with contextlib.suppress(PerceptionError):  # then it has painted nothing, which is a figure too
+            await tab.until("view.count > 0", _START_S)
         while not stop.is_set():
             await asyncio.sleep(0.2)
         watched.painted = [(seq, at / 1e3) for seq, at, _ in await tab.evaluate("view.painted")]
