@@ -139,7 +139,7 @@ def _bench_publisher(settings: BenchSettings, figures: Figures, frames: Sequence
         time.sleep(_SETTLE_S + settings.seconds)
     delays = _settled(watched, sent_s)
     figures.add_times(_PART, "published to painted", delays)
-    figures.add(_PART, "painted", fps=len(delays) / settings.seconds, **watched.counts)
+    figures.add(_PART, "painted", fps=_rate(watched), **watched.counts)
     figures.add(_PART, "browser clock", error_ms=watched.clock_error_ms)
 
 
@@ -162,7 +162,7 @@ def _bench_node(settings: BenchSettings, figures: Figures, pictures: Any, fps_al
     figures.add(_PART, "node alone", fps=fps_alone)
     figures.add(_PART, "node, viewed", fps=fps, change_percent=100 * (fps / fps_alone - 1))
     figures.add_times(_PART, "sent to painted, beside the node", delays)
-    figures.add(_PART, "painted, beside the node", fps=len(delays) / settings.seconds)
+    figures.add(_PART, "painted, beside the node", fps=_rate(found[0]))
 
 
 def _settled(watched: Watched, sent_s: dict[int, float]) -> list[float]:
@@ -170,6 +170,12 @@ def _settled(watched: Watched, sent_s: dict[int, float]) -> list[float]:
     begin = min((at for _, at in watched.painted), default=0.0) + _SETTLE_S / 2
     kept = replace(watched, painted=[(seq, at) for seq, at in watched.painted if at >= begin])
     return kept.delays_ms(sent_s)
+
+
+def _rate(watched: Watched) -> float:
+    """Frames a second on the screen, from the first one to the last."""
+    times = sorted(at for _, at in watched.painted)
+    return (len(times) - 1) / (times[-1] - times[0]) if len(times) > 1 else 0.0
 
 
 def _scenes(settings: BenchSettings, pictures: Sequence[bytes]) -> list[tuple[Frame, Scene]]:
