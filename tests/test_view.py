@@ -357,6 +357,14 @@ def test_a_signal_ends_it_in_order(tmp_path: Path) -> None:
         assert process.wait(10) == 0
 
 
+def test_a_view_beside_a_node_does_not_outlive_it(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "perception.cli", "view", f"ipc://{tmp_path}/s/a", "--port", "0", "--beside"]
+    with running(command, r"open (\S+)", "stderr") as (process, _):
+        assert process.stdin
+        process.stdin.close()  # as the system does when its parent is killed
+        assert process.wait(20) == 0
+
+
 def test_without_aiohttp_the_fix_is_said(tmp_path: Path) -> None:
     code = "import sys; sys.modules['aiohttp'] = None; from perception.cli import main; sys.argv[1:] = ['view']; main()"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)

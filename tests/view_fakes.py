@@ -139,7 +139,11 @@ def running(command: list[str], pattern: str, stream: str) -> Iterator[tuple[sub
             raise AssertionError(f"{command}: {said}")
     finally:
         process.kill()
-        process.communicate()
+        process.wait()
+        for pipe in (process.stdin, process.stdout, process.stderr):
+            if pipe:
+                with contextlib.suppress(OSError):
+                    pipe.close()
 
 
 if __name__ == "__main__":

@@ -59,6 +59,7 @@ def view(
         Path | None, typer.Option(help="The node's .public key file, for an encrypted endpoint.")
     ] = None,
     key: Annotated[Path | None, typer.Option(help="Our own .secret key file, for an encrypted endpoint.")] = None,
+    beside: Annotated[bool, typer.Option("--beside", hidden=True, help="End when stdin is closed.")] = False,
     nice: Annotated[int, typer.Option(min=0, max=19, help="How far to step back behind the node.")] = 10,
 ) -> None:
     """Show camera, masks, ids, events and health in a browser, live; a process of its own that never slows the node."""
@@ -67,7 +68,15 @@ def view(
 
     endpoints = tuple(dict.fromkeys(endpoint or [DEFAULT_ENDPOINT]))
     settings = ViewSettings(
-        endpoints, host, port, token, control_of(endpoints) if control is None else control, server_key, key, nice
+        endpoints,
+        host,
+        port,
+        token,
+        control_of(endpoints) if control is None else control,
+        server_key,
+        key,
+        nice,
+        beside,
     )
     run_view(settings, lambda link: print(f"open {link}", file=sys.stderr, flush=True))
 
@@ -111,14 +120,25 @@ def viewing(node: Node) -> Iterator[None]:
     if isinstance(node.source, ReplaySource) and node.control and node.control.answers.player:
         node.source.holds = True
     control = node.control.endpoint if node.control else ""
-    words = [sys.executable, "-m", "perception.cli", "view", node.publisher.endpoints[0], "--control", control]
+    words = [
+        sys.executable,
+        "-m",
+        "perception.cli",
+        "view",
+        node.publisher.endpoints[0],
+        "--beside",
+        "--control",
+        control,
+    ]
     # A group of its own: Ctrl-C goes to the node, which ends the view when it has said its last word. Not a session of
     # its own: Linux shares the processor among sessions first (sched(7), autogroup), whatever the niceness.
-    process = subprocess.Popen(words, stdin=subprocess.DEVNULL, process_group=0)
+    process = subprocess.Popen(words, stdin=subprocess.PIPE, process_group=0)  # closed however we end
     try:
         yield
     finally:
         process.terminate()
+        if process.stdin:
+            process.stdin.close()
         try:
             process.wait(_LEAVE_S)
         except subprocess.TimeoutExpired:

@@ -10,6 +10,7 @@ import os
 import re
 import signal
 import socket
+import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +42,7 @@ class ViewSettings:
         control: the node's control socket; "" for none.
         server_key, client_key: for encrypted endpoints.
         niceness: added to the process's, so that the node comes first.
+        beside: end when stdin is closed, by whoever started it, however that ended.
     """
 
     endpoints: tuple[str, ...]
@@ -51,6 +53,7 @@ class ViewSettings:
     server_key: Path | None = None
     client_key: Path | None = None
     niceness: int = 10
+    beside: bool = False
 
 
 def run_view(settings: ViewSettings, say: Callable[[str], None]) -> None:
@@ -73,6 +76,8 @@ async def _serve(settings: ViewSettings, opened: socket.socket, guard: Guard, sa
     stopped = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stopped.set)
+    if settings.beside:
+        loop.add_reader(sys.stdin.fileno(), lambda: stopped.set() if not os.read(sys.stdin.fileno(), 64) else None)
     runner = web.AppRunner(make_app(board, guard), access_log=None, handle_signals=False, shutdown_timeout=1.0)
     try:
         board.follow(settings.endpoints, server_key=keys[0], client_key=keys[1])
