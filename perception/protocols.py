@@ -36,6 +36,18 @@ class SourceInfo:
     identity: str  # content hash of a drive, "" for a live source: what makes two replays the same run
 
 
+@dataclass(frozen=True, slots=True)
+class Playing:
+    """How a recorded source is being played."""
+
+    is_paused: bool
+    speed: float  # times as fast as it was recorded
+    position_s: float  # of the frame that was given last [s since the drive's begin]
+    begin_s: float  # of the part that is played
+    end_s: float | None  # its end; None: not known
+    is_at_end: bool  # all was played; it waits to be moved
+
+
 class CaptureListener(Protocol):
     """Who is told of every captured frame; by the capture thread, which must not be kept waiting."""
 

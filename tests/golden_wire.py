@@ -126,10 +126,13 @@ def requests() -> dict[str, bytes]:
         "remove": control.RemoveRequest(17),
         "relabel": control.RelabelRequest(17, "pedestrian"),
         "tracks": control.TracksRequest(),
+        "play-pause": control.PlayRequest(pause=True),
+        "play-seek": control.PlayRequest(step=True, seek_s=12.5, speed=0.5),
     }
     told = {
         "reply-prompt": control.Reply(True, camera="front", frame_seq=46, track_id=17, box=(600, 380, 680, 450)),
         "reply-tracks": control.Reply(True, camera="front", frame_seq=46, tracks=(live,)),
+        "reply-play": control.Reply(True, camera="front", play=control.PlayRow(True, 0.5, 12.5, 10.0, 20.0)),
         "reply-error": control.Reply(False, "track 99 does not live", camera="front", frame_seq=46),
     }
     found = {name: control.encode_request(request) for name, request in asked.items()}

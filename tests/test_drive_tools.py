@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from perception.cli import app, drive_tools
+from perception.cli import app, drive_tools, pictures
 from perception.conversion.convert import ConvertWishes, convert
 from perception.conversion.outputs import Stopped
 from perception.conversion.pictures import PictureWishes, recorded_bytes, write_pictures
@@ -24,7 +24,8 @@ from perception.errors import RecordingError
 from perception.sources.url import open_source
 from tests.drive_fakes import PERIOD_NS, RECORDING, SIZE, WALL_OFFSET_NS, Look, image, make_drive, scene, stored, walker
 
-assert drive_tools  # importing it registers the commands
+assert drive_tools  # importing them registers the commands
+assert pictures
 
 
 @pytest.fixture

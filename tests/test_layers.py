@@ -41,6 +41,7 @@ ALLOWED: dict[str, set[str]] = {
     "switches": NOUNS | {"propagation"},
     "node": NOUNS | {"health", "pipeline", "sinks", "control", "continuity", "supervision", "logbook"},
     "watch": NOUNS | {"client", "wire", "sinks"},
+    "view": NOUNS | {"client", "wire", "sinks", "drives"},
     "conversion": NOUNS | {"config", "wire", "drives", "sources", "sinks"},
 }
 ALLOWED["build"] = {*ALLOWED, "machine"}
@@ -59,6 +60,7 @@ THIRD_PARTY = {
     "onnxruntime": {"engines", "training"},
     "zmq": {"sinks", "client", "keys", "watch", "control"},
 }
+THIRD_PARTY |= {"aiohttp": {"view", "bench"}, "foxglove": {"view"}}
 THIRD_PARTY |= {"ray": {"fleet"}, "av": {"sources", "conversion"}, "typer": {"cli"}}
 
 

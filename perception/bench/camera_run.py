@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from contextlib import ExitStack, closing
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack, closing
 from dataclasses import dataclass, field
 
 import msgspec
@@ -24,7 +25,9 @@ from perception.build import (
 from perception.config import RecordConfig
 from perception.node import Node
 from perception.protocols import SourceStatus
+from perception.sinks.publisher import Publisher
 from perception.stopwatch import Stopwatch
+from perception.types import Scene
 
 Pictures = tuple[list[bytes], tuple[int, int]]
 
@@ -52,9 +55,19 @@ class CameraRun:
 
 
 def run_camera(
-    settings: BenchSettings, pictures: Pictures, figures: Figures, record: RecordConfig | None = None
+    settings: BenchSettings,
+    pictures: Pictures,
+    figures: Figures,
+    record: RecordConfig | None = None,
+    on_scene: Callable[[Scene], None] | None = None,
+    beside: Callable[[Publisher], AbstractContextManager[None]] | None = None,
 ) -> CameraRun:
-    """The node for `settings.seconds` under a JPEG camera, recording where that is asked for."""
+    """The node for `settings.seconds` under a JPEG camera, recording where that is asked for.
+
+    Args:
+        on_scene: called when a scene was sent.
+        beside: entered before the first frame and left after the last one.
+    """
     launch = msgspec.structs.replace(settings.launch(), record=record or False)
     checked, stopwatch = check_launch(launch), Stopwatch(kept=1_000_000)
     frames, size = pictures
@@ -67,14 +80,18 @@ def run_camera(
         report = build_report(checked, identity, model.engine.name, stopwatch)
         logbook = build_logbook(checked, identity, pipeline, publisher, report.engine) if record else None
         sinks = listen(launch, logbook, source, None) if logbook else ()
+        if beside:
+            opened.enter_context(beside(publisher))
         end = time.monotonic() + settings.seconds
 
-        def on_scene(_: object) -> None:
+        def note(scene: Scene) -> None:
             sent_ns.append(time.monotonic_ns())
+            if on_scene:
+                on_scene(scene)
             if time.monotonic() > end:
                 node.stop("time is up")
 
-        node = Node(source, iter(source), pipeline, publisher, report, sinks, on_scene, logbook=logbook)
+        node = Node(source, iter(source), pipeline, publisher, report, sinks, note, logbook=logbook)
         opened.callback(node.close)
         cpu_s = time.process_time()
         summary = node.run()

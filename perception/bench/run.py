@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from perception.bench.figures import Figures, conditions
 from perception.bench.parts import (
@@ -24,26 +24,34 @@ def run_bench(parts: Sequence[str], settings: BenchSettings, say: Progress) -> F
     figures = Figures(conditions(drive=settings.drive or "rendered drive"))
     for part in parts:
         say(f"measuring: {part}")
-        match part:
-            case "node":
-                bench_node(settings, figures)
-            case "wire":
-                bench_wire(figures)
-            case "propagator":
-                bench_propagator(settings, figures)
-            case "start":
-                bench_start(settings, figures, free_endpoint())
-            case "subscriber":
-                bench_subscriber(settings, figures, free_endpoint())
-            case "recording":
-                bench_recording(settings, figures, say)
-            case "replay":
-                bench_replay(settings, figures, say)
-            case "soak":
-                bench_soak(settings, figures, free_endpoint(), say)
-            case _:
-                raise ValueError(part)
+        MEASURES[part](settings, figures, say)
     return figures
+
+
+def _bench_view(settings: BenchSettings, figures: Figures, say: Progress) -> None:
+    from perception.bench.view import bench_view  # here: it needs aiohttp
+
+    bench_view(settings, figures, say)
+
+
+def _bench_view_soak(settings: BenchSettings, figures: Figures, say: Progress) -> None:
+    from perception.bench.view import bench_view_soak
+
+    bench_view_soak(settings, figures, say)
+
+
+MEASURES: dict[str, Callable[[BenchSettings, Figures, Progress], None]] = {
+    "node": lambda settings, figures, _: bench_node(settings, figures),
+    "wire": lambda _, figures, __: bench_wire(figures),
+    "propagator": lambda settings, figures, _: bench_propagator(settings, figures),
+    "start": lambda settings, figures, _: bench_start(settings, figures, free_endpoint()),
+    "subscriber": lambda settings, figures, _: bench_subscriber(settings, figures, free_endpoint()),
+    "recording": bench_recording,
+    "replay": bench_replay,
+    "view": _bench_view,
+    "view-soak": _bench_view_soak,
+    "soak": lambda settings, figures, say: bench_soak(settings, figures, free_endpoint(), say),
+}
 
 
 def free_endpoint() -> str:

@@ -21,6 +21,7 @@ from perception.protocols import Sink, Source
 from perception.sinks.messages import Identity
 from perception.sinks.publisher import Publisher
 from perception.sources.live import LiveSource, LiveTiming
+from perception.sources.replay import ReplaySource
 from perception.sources.url import open_source
 from perception.stopwatch import Stopwatch
 from perception.switches import SwitchWatch
@@ -48,6 +49,8 @@ def build_node(launch: Launch, sinks: Sequence[Sink] = (), on_scene: Callable[[S
         control = build_control(checked)
         if control:
             opened.callback(control.close)
+            if isinstance(source, ReplaySource) and not launch.recording:  # a recording of jumps can't be followed
+                control.answers.player = source
         # the camera warms up while the network loads; but a recording is told of every frame from the first one on
         frames = None if launch.recording else iter(source)
         model = opened.enter_context(closing(build_model(checked.files, launch, stopwatch)))

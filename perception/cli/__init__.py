@@ -42,6 +42,8 @@ def main() -> None:
     for room in (
         "play",
         "replay",
+        "view",
+        "foxglove",
         "record",
         "prompt",
         "compare",
@@ -53,6 +55,7 @@ def main() -> None:
         "memory",
         "drive",
         "drive_tools",
+        "pictures",
     ):  # importing one registers its commands, in the order of --help
         importlib.import_module(f"perception.cli.{room}")
 

@@ -52,40 +52,6 @@ def frames(
 
 
 @drive.command()
-def video(
-    path: Drive,
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="VIDEO", help="An .mp4, .mkv or .mov.")],
-    begin: From = 0.0,
-    end: To = None,
-    speed: Annotated[float, typer.Option(help="Times as fast as it was driven.")] = 1.0,
-    scale: Annotated[float, typer.Option(help="Of the camera's size.")] = 1.0,
-    topic: Annotated[list[str] | None, typer.Option(help="Only this mask topic; may be repeated.")] = None,
-    plain: Annotated[bool, typer.Option("--plain", help="The camera's image alone.")] = False,
-    dropped: Annotated[bool, typer.Option("--dropped", help="Show also frames that the node did not take.")] = False,
-    images: Annotated[Path | None, typer.Option("--frames", metavar="DRIVE", help="Take the images from here.")] = None,
-    force: Force = False,
-) -> None:
-    """Write a video with the masks over the camera's image: classes in colour, things with id, class and score.
-
-    [bold]perception drive video drives/front-2026-11-23 -o drive.mp4 --from 12 --to 20[/bold]
-    [bold]perception drive video result -o result.mp4 --frames drives/front-2026-11-23[/bold]
-
-    Every frame is shown from its stamp to the next one's, exactly. Outlines are unbroken where the network saw a thing
-    in this frame, broken where it was carried there. The strip below says when and which frame, and shows the whole
-    drive: green observed, blue propagated, orange degraded, dark red failed, grey nothing said, red ticks dropped.
-    """
-    from perception.conversion.video import VideoWishes, write_video
-
-    wishes = VideoWishes(begin, end, speed, scale, tuple(topic or ()), plain, dropped, images)
-    with _bar() as progress:
-        done = write_video(path, out, wishes, force=force, progress=progress)
-    lacks = [f"{done.dropped} dropped ones only marked"] if done.dropped else []
-    lacks += [f"{done.without_image} without an image"] if done.without_image else []
-    lacks += [f"{done.without_masks} without masks"] if done.without_masks and not plain else []
-    print(f"{out}: {', '.join([f'{done.frames} frames of {done.width}x{done.height} by {done.codec}', *lacks])}")
-
-
-@drive.command()
 def convert(
     given: Annotated[str, typer.Argument(metavar="IN", help="A recording of ours, or any video, folder or bag.")],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="OUT", help="Its suffix says what it becomes.")],

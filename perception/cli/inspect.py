@@ -91,6 +91,8 @@ class Part(StrEnum):
     SUBSCRIBER = "subscriber"
     RECORDING = "recording"
     REPLAY = "replay"
+    VIEW = "view"
+    VIEW_SOAK = "view-soak"
     SOAK = "soak"
 
 
@@ -100,7 +102,7 @@ def bench(
         list[Part] | None, typer.Argument(help="What to measure; node, wire and start by default.")
     ] = None,
     drive: Annotated[str, typer.Option(help="A video or a folder of pictures; empty: a rendered drive.")] = "",
-    seconds: Annotated[float, typer.Option(min=1, help="How long node, subscriber, recording and soak run.")] = 20.0,
+    seconds: Annotated[float, typer.Option(min=1, help="How long the node and others run.")] = 20.0,
     model: Annotated[str, typer.Option(help="A shipped model's name or an .onnx file.")] = "road",
     engine: Annotated[str, typer.Option(help="auto, onnxruntime or openvino.")] = "auto",
     threads: Annotated[int, typer.Option(min=0, help="Worker threads of the engine; 0: all cores.")] = 0,
@@ -110,10 +112,14 @@ def bench(
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the figures here.")] = None,
 ) -> None:
     """Measure the node under a fixed-rate camera, wire, propagators, start-up, a slow subscriber, what
-    recording costs, how fast a drive is replayed, a long run."""
+    recording costs, how fast a drive is replayed, how late the live view is and what it costs, a long run."""
     from perception.bench.run import run_bench
     from perception.bench.settings import BenchSettings
 
+    if {Part.VIEW, Part.VIEW_SOAK} & set(parts or ()):
+        from perception.cli.view import require_aiohttp
+
+        require_aiohttp()
     settings = BenchSettings(drive, seconds, model, engine, threads, fps, network_every, tracking)
     console = Console(stderr=True)
     with console.status("measuring") as status:

@@ -28,10 +28,11 @@ def run(
     launch_file: Annotated[Path, typer.Argument(help="A TOML file; see launch/ for examples.", show_default=False)],
     save: Annotated[Path | None, typer.Option(help="Also write overlay pictures into this folder.")] = None,
     record: Annotated[bool, typer.Option("--record", help="Record it, as `perception record` does.")] = False,
+    view: Annotated[bool, typer.Option("--view", help="Also show it in a browser, as `perception view` does.")] = False,
 ) -> None:
     """Run the node live, as a launch file describes it, until Ctrl-C."""
     launch = read_launch(launch_file)
-    play(msgspec.structs.replace(launch, record=launch.record or record), save)
+    play(msgspec.structs.replace(launch, record=launch.record or record), save, view=view)
 
 
 def play(
@@ -40,19 +41,24 @@ def play(
     every: int = 30,
     driving: Driving | None = None,
     seconds: float | None = None,
+    view: bool = False,
 ) -> Node:
     """Run a node to its end, or for so long; `driving` is entered once it is built, and left however it ends."""
+    from perception.cli.view import require_viewable, viewing
     from perception.display import Display
     from perception.runner import run_launch
 
+    if view:
+        require_viewable(launch)
     display = Display(launch)
     sinks = [_pictures(save, every, launch)] if save else []
     with ExitStack() as stack:
 
         def opened(node: Node) -> None:
             display.opened(node)
-            if driving:
-                stack.enter_context(driving(node))
+            for entered in (driving, viewing if view else None):
+                if entered:
+                    stack.enter_context(entered(node))
             if seconds:
                 timer = threading.Timer(seconds, node.stop, (f"{seconds:g} s are over",))
                 timer.daemon = True

@@ -21,6 +21,8 @@ Examples:
 
     perception replay drive.mp4 --speed 0.5 --from 10     to subscribers, at half its pace
 
+    perception replay drive.mp4 --view                    in a browser, with pause, step and scrubber
+
     perception replay drives/front-TIME -o result         every frame, as fast as possible: the same each time
 
     perception replay drives/front-TIME --mode re-enacted        as decided on the road: the same bytes?
@@ -55,6 +57,9 @@ def replay(
         typer.Option("--step", help="Hold each frame: Enter or space the next one, p play on or pause, q quit."),
     ] = False,
     loop: Annotated[bool, typer.Option("--loop", help="Begin anew at the end, until Ctrl-C.")] = False,
+    view: Annotated[
+        bool, typer.Option("--view", help="Also show it in a browser: pause, step, scrub; stays at the drive's end.")
+    ] = False,
     save: Annotated[Path | None, typer.Option(help="Write overlay pictures into this folder.")] = None,
     every: Annotated[int, typer.Option(min=1, help="With --save: every n-th frame.")] = 10,
     mode: Annotated[
@@ -81,6 +86,7 @@ def replay(
     what_if["--camera-every"] = camera_every != 1
     if mode or out:
         live = {"--endpoint": endpoint, "--fast": fast, "--speed": speed != 1, "--step": step, "--loop": loop}
+        live |= {"--view": view}
         _refuse(live | {"--save": save}, "is for subscribers: leave it out, or --mode and --out")
         from perception.cli.offline import Wished, replay_offline
 
@@ -100,7 +106,7 @@ def replay(
         changed = msgspec.structs.replace(
             changed, publish=msgspec.structs.replace(changed.publish, endpoints=tuple(endpoint))
         )
-    play(_changed(changed, topic, choices), save, every, driving)
+    play(with_choices(changed, topic, choices), save, every, driving, view=view)
 
 
 def _refuse(options: Mapping[str, object], why: str) -> None:
@@ -114,14 +120,14 @@ def _offline_launch(
 ) -> Launch:
     """How to go through a drive: as the launch file says, else as it was recorded, with these choices."""
     if launch:
-        return _changed(read_launch(launch), topics, choices)
+        return with_choices(read_launch(launch), topics, choices)
     from perception.replay.drive import RecordedDrive, is_recording
 
     base = RecordedDrive(Path(drive)).launch(folder) if is_recording(Path(drive)) else Launch(version=1)
-    return _changed(base, topics, choices)
+    return with_choices(base, topics, choices)
 
 
-def _changed(launch: Launch, topics: list[str] | None, choices: dict[str, object]) -> Launch:
+def with_choices(launch: Launch, topics: list[str] | None, choices: dict[str, object]) -> Launch:
     """With the choices that were made; they go through the same checks as a launch file."""
     chosen = {key: value for key, value in choices.items() if value}
     changed = msgspec.to_builtins(launch)

@@ -131,6 +131,11 @@ class Subscription:
             return "waiting"
         return "stale" if time.monotonic_ns() - reader.last_ns > self._stale_after_ns else "live"
 
+    @property
+    def mismatch(self) -> str:
+        """Which major version of the wire the publisher speaks instead of ours; "" where it speaks ours."""
+        return str(self._reader.mismatch or "")
+
     def close(self) -> None:
         """End the thread and the iteration. Twice is fine."""
         self._finalizer()

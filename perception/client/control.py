@@ -16,6 +16,8 @@ from perception.keys import KeyPair
 from perception.wire.control import (
     MAX_CONTROL,
     LiveRow,
+    PlayRequest,
+    PlayRow,
     PromptRequest,
     RelabelRequest,
     RemoveRequest,
@@ -101,6 +103,23 @@ class Control:
     def save(self, reason: str = "") -> None:
         """Save what the node's recording ring holds of the last seconds, and the next ones."""
         self._ask(SaveRequest(reason))
+
+    def play(
+        self,
+        *,
+        pause: bool | None = None,
+        step: bool = False,
+        seek_s: float | None = None,
+        speed: float | None = None,
+    ) -> PlayRow:
+        """Pause, step, move or speed up the drive that the node plays; without arguments: where it stands.
+
+        Answered at once, also in a pause. A live source is refused.
+        """
+        reply = self._ask(PlayRequest(pause=pause, step=step, seek_s=seek_s, speed=speed))
+        if not isinstance(reply.play, PlayRow):
+            raise WireError(f"{self.endpoint}: a reply that does not say how the drive is played: update the node")
+        return reply.play
 
     def _ask(self, request: Request) -> Reply:
         data = encode_request(request)

@@ -5,16 +5,20 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable
+from dataclasses import asdict
+from typing import Protocol
 
 import numpy as np
 
 from perception.errors import PerceptionError, PromptError
 from perception.propagation.prompt_mask import mask_of_prompt
-from perception.protocols import Propagator
+from perception.protocols import Playing, Propagator
 from perception.sinks.messages import NO_CLASS
 from perception.types import VOID, Frame, Prompt, Scene, TrackState
 from perception.wire.control import (
     LiveRow,
+    PlayRequest,
+    PlayRow,
     PromptRequest,
     RelabelRequest,
     RemoveRequest,
@@ -39,14 +43,26 @@ def refusal(error: object, camera: str = "", frame_seq: int | None = None) -> Re
     return Reply(ok=False, error=" ".join(str(error).split())[:_LONGEST_ERROR], camera=camera, frame_seq=frame_seq)
 
 
+class Player(Protocol):
+    """A drive that can be paused and moved; every method may be called from any thread."""
+
+    def play(
+        self, *, pause: bool | None = None, step: bool = False, seek_s: float | None = None, speed: float | None = None
+    ) -> Playing:
+        """Do these, and tell how it stands then. Raises SourceError for what can't be."""
+        ...
+
+
 class Answers:
     """Answers requests about the frame that was stepped last.
 
     Attributes:
         save: saves what a recording ring holds, given the reason; None where there is none.
+        player: the drive that is being played; None for a live source.
     """
 
     save: Callable[[str], None] | None = None
+    player: Player | None = None
 
     def __init__(self, camera: str, classes: tuple[str, ...]) -> None:
         self._camera, self._classes = camera, classes
@@ -55,6 +71,16 @@ class Answers:
     def note(self, frame: Frame) -> None:
         """To be called for every frame that was stepped."""
         self._stamps.append((frame.seq, frame.stamp_ns))
+
+    def answer_at_once(self, request: PlayRequest) -> Reply:
+        """What needs no frame, and is asked when none comes: how a drive is played. Never raises; from any thread."""
+        if self.player is None:
+            return refusal("the source is live, or being recorded: it can't be paused or moved", self._camera)
+        try:
+            now = self.player.play(pause=request.pause, step=request.step, seek_s=request.seek_s, speed=request.speed)
+        except PerceptionError as error:
+            return refusal(error, self._camera)
+        return Reply(True, camera=self._camera, play=PlayRow(**asdict(now)))
 
     def answer(self, request: Request, propagator: Propagator, frame: Frame, scene: Scene) -> Reply:
         """Do what is asked; what can't be done is said in the reply and changes nothing. Never raises."""
@@ -65,7 +91,7 @@ class Answers:
         except Exception as error:  # a fault of ours that somebody's request has met must not end the node
             log.exception("a request failed: %s", type(request).__name__)
             return refusal(f"the node failed at this: {type(error).__name__}: {error}", self._camera, frame.seq)
-        if not isinstance(request, TracksRequest | SaveRequest):
+        if not isinstance(request, TracksRequest | SaveRequest | PlayRequest):
             log.info("%s: track %s in frame %d", type(request).__name__, reply.track_id, frame.seq)
         return reply
 
@@ -84,6 +110,8 @@ class Answers:
                 tracks = self._rows(scene)
             case SaveRequest():
                 self._save(request.reason)
+            case PlayRequest():
+                return self.answer_at_once(request)
         return Reply(True, "", camera=self._camera, frame_seq=frame.seq, track_id=track_id, box=box, tracks=tracks)
 
     def _save(self, reason: str) -> None:

@@ -17,7 +17,7 @@ from perception.protocols import Propagator
 from perception.sinks.endpoints import IpcPlace, bind_error, checked
 from perception.sinks.gate import Gate, encrypt
 from perception.types import Frame, Scene
-from perception.wire.control import MAX_CONTROL, Reply, Request, decode_request, encode_reply
+from perception.wire.control import MAX_CONTROL, PlayRequest, Reply, Request, decode_request, encode_reply
 
 log = logging.getLogger(__name__)
 
@@ -129,10 +129,14 @@ class ControlServer:
             return
         envelope = parts[: at + 1]
         try:
-            waiting = _Waiting(envelope, decode_request(parts[-1]), time.monotonic() + self._answer_s)
+            request = decode_request(parts[-1])
         except WireError as error:
             self._reply(envelope, refusal(error))
             return
+        if isinstance(request, PlayRequest):
+            self._reply(envelope, self.answers.answer_at_once(request))
+            return
+        waiting = _Waiting(envelope, request, time.monotonic() + self._answer_s)
         with self._lock:
             is_full = len(self._open) >= _MOST_WAITING
             if not is_full:

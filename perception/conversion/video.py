@@ -14,24 +14,18 @@ import numpy as np
 from av.container import OutputContainer
 from av.error import FFmpegError
 from av.video.stream import VideoStream
-from numpy.typing import NDArray
 
-from perception.conversion.drawing import draw_frame, frame_size
+from perception.conversion.canvas import Canvas, Image, Pictures, check_scale, chosen_topics
 from perception.conversion.outputs import Progress, no_progress, unfinished
-from perception.conversion.reading import Drive, RecordedFrame, open_drive, recorded_frames
-from perception.conversion.strip import Strip
-from perception.drives.frames import image_of
+from perception.conversion.reading import RecordedFrame, open_drive, recorded_frames
 from perception.errors import RecordingError
 from perception.wire.pixels import MASKS
-
-Image = NDArray[np.uint8]
 
 SUFFIXES = frozenset({".mp4", ".mkv", ".mov"})
 SPEEDS = (0.05, 100.0)
 _CODECS = {"libx264": Fraction(1, 1_000_000), "mpeg4": Fraction(1, 60_000)}
 """The first that FFmpeg was built with, and its time base [s]; mpeg4 takes no finer one."""
 _OPTIONS = {"libx264": {"crf": "20", "preset": "veryfast"}, "mpeg4": {"qscale": "3"}}
-_LARGEST, _SMALLEST = 8192, 16  # a side [px]
 _WAIT_NS = 500_000_000  # without a frame that the node took, one that it dropped is shown
 
 
@@ -83,14 +77,14 @@ def write_video(
     """
     _check(out, wishes)
     opened = open_drive(drive, wishes.begin_s, wishes.end_s)
-    topics = _topics(opened, wishes)
-    pictures = _Pictures(opened, wishes.frames)
+    topics = chosen_topics(opened, wishes.topics, wishes.plain)
+    pictures = Pictures(opened, wishes.frames)
     done = VideoDone()
     with unfinished(out, force, SUFFIXES) as part, contextlib.closing(_Film(part, wishes.speed)) as film:
-        canvas: _Canvas | None = None
+        canvas: Canvas | None = None
         for n, frame in enumerate(recorded_frames(opened, topics), 1):
             image = pictures.of(frame)
-            canvas = canvas or _Canvas.first(opened, frame, image, wishes)
+            canvas = canvas or Canvas.first(opened, frame, image, wishes.scale, wishes.plain)
             if canvas and (wishes.plain or wishes.dropped or not film.can_wait(frame)):
                 film.show(canvas.draw(image, frame), frame.stamp_ns)
                 done.frames += 1
@@ -106,79 +100,17 @@ def write_video(
     return done
 
 
-def _check(out: Path, wishes: VideoWishes) -> None:
+def check_name(out: Path) -> None:
+    """Raises RecordingError for a name that is no video's."""
     if out.suffix.lower() not in SUFFIXES:
         raise RecordingError(f"{out}: a video's name ends in one of {', '.join(sorted(SUFFIXES))}")
+
+
+def _check(out: Path, wishes: VideoWishes) -> None:
+    check_name(out)
     if not SPEEDS[0] <= wishes.speed <= SPEEDS[1]:
         raise RecordingError(f"speed {wishes.speed:g}: from {SPEEDS[0]:g} to {SPEEDS[1]:g}")
-    if not 0.01 <= wishes.scale <= 4:
-        raise RecordingError(f"scale {wishes.scale:g}: from 0.01 to 4")
-
-
-def _topics(drive: Drive, wishes: VideoWishes) -> tuple[str, ...] | None:
-    """Names of the wire topics to read; None for all."""
-    if wishes.plain:
-        return ()
-    for name in wishes.topics:
-        if name not in drive.topics:
-            raise RecordingError(f"{drive.path}: no topic {name!r}: it holds {', '.join(drive.topics) or 'no masks'}")
-    return (*wishes.topics, "tracks") if wishes.topics else None
-
-
-class _Pictures:
-    """The images of a recording, its own or those of another with the same stamps."""
-
-    def __init__(self, drive: Drive, other: Path | None) -> None:
-        self._ahead: Iterator[RecordedFrame] | None = None
-        if other is None:
-            return
-        lent = open_drive(other)
-        if not lent.has_images:
-            raise RecordingError(f"{other}: it holds no images either: give the drive as it was recorded")
-        # played as a source a drive's stamps begin with 0, replayed as a recording they stay what they were
-        restarted = drive.about.clock == "drive" and lent.about.clock != "drive"
-        self._shift_ns = lent.begin_ns - lent.about.wall_offset_ns if restarted else 0
-        self._ahead = recorded_frames(lent, ())
-        self._next: RecordedFrame | None = next(self._ahead, None)
-
-    def of(self, frame: RecordedFrame) -> Image | None:
-        record = frame.image
-        if self._ahead is not None and record is None:
-            wanted_ns = frame.stamp_ns + self._shift_ns
-            while self._next and self._next.stamp_ns < wanted_ns:
-                self._next = next(self._ahead, None)
-            record = self._next.image if self._next and self._next.stamp_ns == wanted_ns else None
-        return image_of(record) if record else None
-
-
-class _Canvas:
-    """Draws frames at one size, that of the first that has something to show."""
-
-    def __init__(self, size: tuple[int, int], strip: Strip | None) -> None:
-        self._size, self._strip = size, strip
-
-    @classmethod
-    def first(cls, drive: Drive, frame: RecordedFrame, image: Image | None, wishes: VideoWishes) -> _Canvas | None:
-        """None where the frame does not tell the size."""
-        size = (image.shape[1], image.shape[0]) if image is not None else frame_size(frame)
-        if size is None:
-            return None
-        scaled = tuple(min(_LARGEST, max(_SMALLEST, round(side * wishes.scale / 2) * 2)) for side in size)
-        offset = drive.about.wall_offset_ns
-        strip = None if wishes.plain else Strip(scaled[0], drive.begin_ns - offset, drive.end_ns - offset)
-        return cls((scaled[0], scaled[1]), strip)
-
-    def note(self, frame: RecordedFrame) -> None:
-        """A frame that is not shown."""
-        if self._strip:
-            self._strip.note(frame)
-
-    def draw(self, image: Image | None, frame: RecordedFrame) -> Image:
-        picture = draw_frame(image, frame, self._size)
-        if self._strip is None:
-            return picture
-        whole = np.concatenate([picture, self._strip.draw(frame)])
-        return whole if len(whole) % 2 == 0 else np.concatenate([whole, whole[-1:]])
+    check_scale(wishes.scale)
 
 
 class _Film:

@@ -58,11 +58,14 @@ def picture_of(wire: Record) -> Record | None:
     A `bits` mask is mono8 with 0 and 255, `labels` mono8 with the class indices, `positions` mono16.
     Raises WireError for a message that can't be decoded.
     """
-    message = decode(wire.data)
+    return picture_of_message(decode(wire.data), Place(wire.log_ns, wire.publish_ns, wire.sequence))
+
+
+def picture_of_message(message: Message, place: Place) -> Record | None:
+    """As `picture_of`, of a message that is decoded already. Raises WireError for one whose pixels can't be."""
     camera, _, name = message.topic.partition("/")
-    place = Place(wire.log_ns, wire.publish_ns, wire.sequence)
     if message.kind is Kind.TRACKS and name == "tracks":
-        return _record(layout.image_annotations(camera), IMAGE_ANNOTATIONS, _annotations(message, wire.log_ns), place)
+        return _record(layout.image_annotations(camera), IMAGE_ANNOTATIONS, _annotations(message, place.log_ns), place)
     if message.kind not in (Kind.BITS, Kind.LABELS, Kind.POSITIONS):
         return None
     mask, encoding = message.mask(), "mono8"

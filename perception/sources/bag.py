@@ -42,6 +42,7 @@ def open_bag(path: Path, topic: str) -> TopicReader:
     with _opened(path) as reader:
         kinds = {name: info.msgtype or "" for name, info in reader.topics.items()}
         counts = {name: info.msgcount for name, info in reader.topics.items()}
+        length_ns = max(0, reader.duration)
     pictures = {name: counts[name] for name, kind in kinds.items() if kind in (RAW, COMPRESSED)}
     is_ros1 = _is_ros1(path)
     chosen = choose(str(path), topic, pictures, kinds)
@@ -54,6 +55,7 @@ def open_bag(path: Path, topic: str) -> TopicReader:
             parser=lambda: ros_parser(kind, name, is_ros1=is_ros1),
             files=_files(path),
             key=chosen,
+            length_ns=length_ns,
         )
     )
 

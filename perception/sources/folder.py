@@ -33,6 +33,10 @@ class FolderReader:
         for index, (path, stamp_ns) in enumerate(zip(self._paths, self._stamps_ns, strict=True)):
             yield Shot(self._load(path) if stamp_ns >= begin_ns else None, stamp_ns, index, path.read_bytes)
 
+    def length_ns(self) -> int:
+        """Of the last picture's begin."""
+        return self._stamps_ns[-1]
+
     def identity(self) -> str:
         """16 hex digits over names, sizes, content and stamps. Raises SourceError when one can't be read."""
         digest = hashlib.sha256()

@@ -62,6 +62,7 @@ def _reader(path: Path, recording: Recording, topic: str) -> TopicReader:
             key=chosen,
             is_chained=channels[chosen].schema == _VIDEO,
             is_seekable=chosen == own,
+            length_ns=max(0, recording.end_ns - recording.begin_ns),
         )
     )
 

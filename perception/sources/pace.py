@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from perception.errors import SourceError
-
-if TYPE_CHECKING:
-    from perception.sources.stop import Stop
 
 SLOWEST, FASTEST = 0.1, 10.0
 """Speeds that can be asked for; 1 is as recorded."""
 
 _SLICE_S = 0.02
+
+
+class Flag(Protocol):
+    """What ends a wait."""
+
+    @property
+    def is_set(self) -> bool: ...
 
 
 class Pace:
@@ -70,7 +74,13 @@ class Pace:
             self._is_paused = True
             self._steps += 1
 
-    def wait(self, stamp_ns: int, stop: Stop) -> bool:
+    def jump(self) -> None:
+        """The drive goes on elsewhere: its next frame is due at once, also in a pause."""
+        with self._lock:
+            self._anchor = None
+            self._steps = int(self._is_paused)
+
+    def wait(self, stamp_ns: int, stop: Flag) -> bool:
         """Block until the frame of this stamp is due; the first one is due at once. True when stopped meanwhile."""
         while not stop.is_set:
             left_s = self._left_s(stamp_ns)

@@ -36,6 +36,10 @@ class RenderedReader:
         for frame in self._drive():
             yield Shot(frame.image, frame.stamp_ns, frame.index)
 
+    def length_ns(self) -> int:
+        """Exactly."""
+        return round(self.frames * 1e9 / self.fps)
+
     def identity(self) -> str:
         """16 hex digits over the parameters."""
         return hashlib.sha256(repr(self).encode("ascii")).hexdigest()[:16]

@@ -50,6 +50,10 @@ class Reader(Protocol):
         """
         ...
 
+    def length_ns(self) -> int:
+        """About how long it is [ns]; 0 where that is not known before all of it was read."""
+        ...
+
     def identity(self) -> str:
         """A short hash of the content: equal for equal drives, wherever they are stored."""
         ...

@@ -55,8 +55,18 @@ class SpanReader:
             if last_ns >= span.begin_ns:
                 is_empty = False
                 yield shot
-        if is_empty:
+        if is_empty and begin_ns <= span.begin_ns:
             raise SourceError(self._nothing(last_ns))
+
+    def length_ns(self) -> int:
+        """Of the whole drive, or to the end of the span where that is before."""
+        whole_ns, end_ns = self._reader.length_ns(), self._span.end_ns
+        return whole_ns if end_ns is None else min(whole_ns or end_ns, end_ns)
+
+    @property
+    def begin_ns(self) -> int:
+        """Where it begins in the drive."""
+        return self._span.begin_ns
 
     def identity(self) -> str:
         """16 hex digits over the drive's content and the span."""

@@ -51,6 +51,7 @@ class Topic:
     key: str  # of the topic, for the identity
     is_chained: bool = False  # a picture can only be decoded after those before it
     is_seekable: bool = False  # messages say their own place, and log times are the stamps
+    length_ns: int = 0  # about how long it is [ns]; 0: not known
 
 
 class TopicReader:
@@ -85,6 +86,10 @@ class TopicReader:
             log.warning(
                 "%s: %d frames had no stamp or one that did not rise: spaced evenly", self.name, stamps.repaired
             )
+
+    def length_ns(self) -> int:
+        """As the recording's index tells it."""
+        return self._topic.length_ns
 
     def identity(self) -> str:
         """16 hex digits over the files' content and the topic. Raises SourceError when one can't be read any more."""

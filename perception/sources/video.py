@@ -80,6 +80,12 @@ class VideoReader:
             )
         self._check_complete(place + 1, stamps.last_ns + self._interval_ns, declared_ns)
 
+    def length_ns(self) -> int:
+        """As the file declares it."""
+        container, stream = self._open()
+        with container:
+            return _declared_ns(container, stream)
+
     def identity(self) -> str:
         """The first 16 hex digits of the file's SHA-256. Raises SourceError when it can't be read any more."""
         try:

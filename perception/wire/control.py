@@ -71,7 +71,16 @@ class SaveRequest(_Request, frozen=True, tag="save"):
     reason: str = ""
 
 
-Request = PromptRequest | RemoveRequest | RelabelRequest | TracksRequest | SaveRequest
+class PlayRequest(_Request, frozen=True, tag="play"):
+    """Pause, step or move a drive that is being played, and tell where it stands; all at once, also in a pause."""
+
+    pause: bool | None = None  # True: hold the next frame; False: play on; None: as it is
+    step: bool = False  # pause, and let one more frame through
+    seek_s: float | None = None  # go on from here [s since the drive's begin]
+    speed: float | None = None  # times as fast as it was recorded
+
+
+Request = PromptRequest | RemoveRequest | RelabelRequest | TracksRequest | SaveRequest | PlayRequest
 
 
 class LiveRow(msgspec.Struct, frozen=True):
@@ -85,6 +94,17 @@ class LiveRow(msgspec.Struct, frozen=True):
     prompted: bool = False
 
 
+class PlayRow(msgspec.Struct, frozen=True):
+    """How a drive is being played."""
+
+    is_paused: bool
+    speed: float  # times as fast as it was recorded
+    position_s: float  # of the frame that was given last [s since the drive's begin]
+    begin_s: float = 0.0  # of the part that is played
+    end_s: float | None = None  # its end; None: not known
+    is_at_end: bool = False  # all was played; it waits to be moved
+
+
 class Reply(msgspec.Struct, frozen=True):
     """What became of a request."""
 
@@ -96,6 +116,7 @@ class Reply(msgspec.Struct, frozen=True):
     track_id: int | None = None  # the new, ended or relabelled track
     box: Box | None = None  # of a new track [frame px]
     tracks: tuple[LiveRow, ...] = ()
+    play: PlayRow | msgspec.UnsetType = msgspec.UNSET  # of a drive that is being played; else not there
 
 
 class _Version(msgspec.Struct):
