@@ -131,7 +131,7 @@ def _port(port: int) -> Iterator[Finding]:
 
 
 def _state() -> Iterator[Finding]:
-    from perception.continuity import check_private, state_folder
+    from perception.folders import check_private, state_folder
 
     folder = state_folder()
     try:
