@@ -1,0 +1,215 @@
+"""The frame's side of serving: calls the engine that serves, falls to the bottom within the frame when it fails, and
+takes a better one between two frames."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from perception.errors import DeviceError, ModelError
+from perception.protocols import Engine
+from perception.serving.rungs import Opened, Standing
+from perception.types import Features, Panoptic, Scene, Validity
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+TRUSTED = (Validity.OBSERVED, Validity.PROPAGATED)
+SETTLED = 100  # calls, after which an engine is not one that ends the process at once
+SLOWER = 1.2  # times the bottom's time: then the accelerator is none
+EVERY = 30  # calls between two looks at that
+
+
+class Watcher(Protocol):
+    """Who hears of what happens to engines; called by the frame's thread, which must not be kept waiting."""
+
+    def fell(self, standing: Standing, reason: str) -> None: ...
+    def settled(self, standing: Standing) -> None: ...
+    def took(self, standing: Standing) -> None: ...
+    def left(self, standing: Standing) -> None:
+        """It serves no longer, for a better one does."""
+        ...
+
+    def sampled(self, standing: Standing, image: NDArray[np.uint8], seen: Panoptic) -> bool:
+        """One frame in N; whether there is time to check it."""
+        ...
+
+
+class Ladder:
+    """The engine that serves now, and the bottom that always can.
+
+    Args:
+        bottom: the engine that works anywhere; its errors are the frame's.
+        check_every: one frame in so many is checked in the background.
+        must_be_faster: an accelerator that is slower than the bottom is left.
+
+    Attributes:
+        fallen: why a worse engine serves than should; "" where the best does.
+    """
+
+    def __init__(
+        self,
+        bottom: Opened,
+        check_every: int = 300,
+        must_be_faster: bool = True,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.bottom = self.serving = Standing(bottom)
+        self.watcher: Watcher | None = None
+        self.fallen = ""
+        self._check_every, self._must_be_faster, self._clock = check_every, must_be_faster, clock
+        self._lock = threading.Lock()
+        self._offered: tuple[Standing, bool] | None = None
+        self._seen = 0  # frames since the last check
+
+    @property
+    def engine(self) -> str:
+        """The name of what serves."""
+        return self.serving.opened.name
+
+    def offer(self, standing: Standing, mends: bool) -> Standing | None:
+        """Have a better engine serve from the next frame on; one that was offered before, and is not needed now.
+
+        Args:
+            mends: it is as good as the one that fell.
+        """
+        with self._lock:
+            before, self._offered = self._offered, (standing, mends)
+        return before[0] if before else None
+
+    def take_back(self) -> Standing | None:
+        """What was offered and not taken, if anything."""
+        with self._lock:
+            before, self._offered = self._offered, None
+        return before[0] if before else None
+
+    def settle(self) -> None:
+        """Between two frames: take what is offered. Nothing else changes what serves but a fall."""
+        if self._offered is None:
+            return
+        with self._lock:
+            offered, self._offered = self._offered, None
+            if offered is None:
+                return
+            before, (self.serving, mends) = self.serving, offered
+            self.fallen = "" if mends else self.fallen
+        self._seen = self._check_every - 1  # the first frame of a new one is checked
+        log.info("%s serves now", self.engine)
+        if self.watcher:
+            self.watcher.took(self.serving)
+            if before is not self.bottom:
+                self.watcher.left(before)
+
+    def demote(self, standing: Standing, reason: str) -> None:
+        """Leave an engine, if it still serves; callable from any thread.
+
+        A frame that it has in work then is marked too: `fallen` is said before the engine is left.
+        """
+        with self._lock:
+            if self.serving is not standing or standing is self.bottom:
+                return
+            self.fallen = f"{self.engine}: {reason}; {self.bottom.opened.name} serves"
+            self.serving = self.bottom
+        log.warning("%s", self.fallen)
+        if self.watcher:
+            self.watcher.fell(standing, reason)
+
+    def step(self, kind: str, call: Callable[[Opened], T]) -> T:
+        """What the serving engine answers, or the bottom, where that fails. Raises the bottom's ModelError."""
+        standing = self.serving
+        try:
+            value = standing.run(kind, call, self._clock)
+        except (ModelError, DeviceError) as error:
+            if standing is self.bottom:
+                raise
+            self.demote(standing, str(error))
+            return self.bottom.run(kind, call, self._clock)
+        if standing is not self.bottom:
+            self._look(standing, kind)
+        return value
+
+    def _look(self, standing: Standing, kind: str) -> None:
+        if standing.steps == SETTLED and self.watcher:
+            self.watcher.settled(standing)
+        usual = standing.usual_s(kind) if standing.steps % EVERY == 0 else None
+        if usual and (reason := self.too_slow(kind, usual)):
+            self.demote(standing, reason)
+
+    def too_slow(self, kind: str, usual_s: float) -> str:
+        """Why an engine that takes so long a call is no gain over the bottom; "" where it is, or nobody minds."""
+        other_s = self.bottom.usual_s(kind)
+        if not self._must_be_faster or not other_s or usual_s <= SLOWER * other_s:
+            return ""
+        return f"slow: {1e3 * usual_s:.1f} ms a call, where {self.bottom.opened.name} takes {1e3 * other_s:.1f}"
+
+    def check_soon(self) -> None:
+        """Have the next frame checked."""
+        self._seen = self._check_every
+
+    def sample(self, image: NDArray[np.uint8], seen: Panoptic) -> None:
+        """One frame in N goes to the watcher, if that has time."""
+        self._seen += 1
+        if self._seen < self._check_every or self.serving is self.bottom or self.watcher is None:
+            return
+        if self.watcher.sampled(self.serving, image, seen):
+            self._seen = 0
+
+    def mark(self, scene: Scene) -> Scene:
+        """Say so in a scene that was made by a worse engine than should serve."""
+        if not self.fallen or scene.validity not in TRUSTED:
+            return scene
+        return dataclasses.replace(scene, validity=Validity.DEGRADED, reason=self.fallen)
+
+
+class ServedModel:
+    """The model of whatever serves. Implements `perception.protocols.Model`.
+
+    Args:
+        ladder: whose bottom gives the size of the masks.
+    """
+
+    def __init__(self, ladder: Ladder) -> None:
+        self._ladder = ladder
+        self.mask_size = ladder.bottom.opened.model.mask_size
+        self.frame_size: tuple[int, int] | None = None  # width, height of the last image [px]
+
+    def __call__(self, image: NDArray[np.uint8]) -> Panoptic:
+        self.frame_size = (image.shape[1], image.shape[0])
+        seen = self._ladder.step("network", lambda opened: opened.model(image))
+        self._ladder.sample(image, seen)
+        return seen
+
+    def features(self, image: NDArray[np.uint8]) -> Features | None:
+        bottom = self._ladder.bottom.opened.model
+        return self._ladder.step("encoder", lambda opened: opened.model.features(image) or bottom.features(image))
+
+    def close(self) -> None:
+        """The bottom alone; what is above it is closed by the one who opened it."""
+        self._ladder.bottom.opened.model.close()
+
+
+class ServedEngine:
+    """The propagator's engine of whatever serves: the state is the host's, so that it outlives a swap.
+
+    Args:
+        bottom: the engine of the ladder's bottom.
+    """
+
+    def __init__(self, ladder: Ladder, bottom: Engine) -> None:
+        self._ladder, self._bottom = ladder, bottom
+        self.name, self.inputs, self.outputs = bottom.name, bottom.inputs, bottom.outputs
+
+    def __call__(self, arrays: Mapping[str, NDArray]) -> dict[str, NDArray]:
+        if self._ladder.serving.opened.carrier is None:
+            return self._bottom(arrays)
+        return self._ladder.step("carry", lambda opened: (opened.carrier or self._bottom)(arrays))
+
+    def close(self) -> None:
+        self._bottom.close()
