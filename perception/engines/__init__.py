@@ -8,22 +8,29 @@ from typing import Literal
 
 from perception.protocols import Engine
 
-EngineName = Literal["auto", "onnxruntime", "openvino"]
+EngineName = Literal["auto", "onnxruntime", "openvino", "onnxruntime-cuda", "tensorrt"]
 
 
 def chosen(name: EngineName) -> Literal["onnxruntime", "openvino"]:
-    """What "auto" means on this machine: OpenVINO where it is installed, ONNX Runtime elsewhere."""
-    if name != "auto":
+    """The CPU's engine: the one that is named, else OpenVINO where it is installed, and ONNX Runtime elsewhere.
+
+    Accelerators come on top of it (`perception.serving`).
+    """
+    if name in ("onnxruntime", "openvino"):
         return name
     return "openvino" if importlib.util.find_spec("openvino") else "onnxruntime"
 
 
 def open_engine(graph: Path, name: EngineName = "auto", threads: int = 0) -> Engine:
-    """Load a graph.
+    """Load a graph; where TensorRT is named, on the CPU: its plans are opened by its compiler.
 
     Raises:
         ModelError: the engine is missing or can't run the graph.
     """
+    if name == "onnxruntime-cuda":
+        from perception.engines.ort import OnnxRuntimeEngine
+
+        return OnnxRuntimeEngine(graph, threads, "cuda")
     match chosen(name):
         case "openvino":
             from perception.engines.openvino import OpenVinoEngine

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from perception.errors import ModelError
+from perception.errors import DeviceError, ModelError
 from perception.protocols import TensorSpec
 
 DTYPES = {"tensor(uint8)": "uint8", "tensor(float)": "float32", "tensor(float16)": "float16", "tensor(int64)": "int64"}
@@ -17,19 +18,24 @@ DTYPES |= {"tensor(int32)": "int32", "tensor(int8)": "int8", "tensor(double)": "
 
 
 class OnnxRuntimeEngine:
-    """Runs an ONNX graph on the CPU.
+    """Runs an ONNX graph on the CPU, or on an NVIDIA GPU.
 
     Args:
         graph: the .onnx file.
         threads: worker threads; 0 takes all cores.
+        provider: "cpu" or "cuda".
 
     Raises:
-        ModelError: the file is not a graph that ONNX Runtime can run.
+        ModelError: the file is not a graph that ONNX Runtime can run, or it was built without the provider.
+        DeviceError: the GPU can't be had.
     """
 
-    name = "onnxruntime"
-
-    def __init__(self, graph: Path, threads: int = 0) -> None:
+    def __init__(self, graph: Path, threads: int = 0, provider: Literal["cpu", "cuda"] = "cpu") -> None:
+        self._error = ModelError if provider == "cpu" else DeviceError
+        self.name = "onnxruntime" if provider == "cpu" else f"onnxruntime-{provider}"
+        providers = ["CPUExecutionProvider"] if provider == "cpu" else ["CUDAExecutionProvider", "CPUExecutionProvider"]
+        if providers[0] not in onnxruntime.get_available_providers():
+            raise ModelError("this ONNX Runtime has no CUDA provider; pip install onnxruntime-gpu in its place")
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
@@ -37,9 +43,11 @@ class OnnxRuntimeEngine:
         # Spinning workers would take the cores from the capture thread between two frames.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
-            self._session = onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+            self._session = onnxruntime.InferenceSession(str(graph), options, providers=providers)
         except Exception as error:  # ONNX Runtime raises a dozen unrelated types here
             raise ModelError(f"{graph}: ONNX Runtime can't load it: {one_line(error)}") from None
+        if self._session.get_providers()[0] != providers[0]:  # it falls back to the CPU and says so only on stderr
+            raise DeviceError("ONNX Runtime can't use the GPU: its CUDA libraries or the driver are missing")
         self.inputs = tuple(_spec(node) for node in self._session.get_inputs())
         self.outputs = tuple(_spec(node) for node in self._session.get_outputs())
         self._names = [spec.name for spec in self.outputs]
@@ -49,7 +57,7 @@ class OnnxRuntimeEngine:
         try:
             values = self._session.run(self._names, dict(arrays))
         except Exception as error:
-            raise ModelError(f"ONNX Runtime failed: {one_line(error)}") from None
+            raise self._error(f"ONNX Runtime failed: {one_line(error)}") from None
         return {name: np.asarray(value) for name, value in zip(self._names, values, strict=True)}
 
     def close(self) -> None:

@@ -16,7 +16,7 @@ from perception.propagation.memory import MemoryCarrier
 from perception.protocols import Engine
 from perception.serving.golden import FPS, IN_A_ROW, golden_frames
 from perception.serving.report import TOLERANCES, Comparison, Report
-from perception.serving.rungs import Opened, Size
+from perception.serving.rungs import Opened, Size, hosted
 from perception.types import Panoptic
 
 LEAST_REPEATS = 0.999  # share of equal labels where one frame is seen twice
@@ -44,10 +44,11 @@ def answers_of(opened: Opened, size: Size, told: Answers | None = None) -> Answe
     opened.model(frames[0])  # the first one may take longer
     for frame in frames:
         began = time.perf_counter()
-        seen.append(opened.model(frame))
+        got = opened.model(frame)
         times.append(time.perf_counter() - began)
+        seen.append(hosted(got))
     carried = _carried(opened.carrier, told.seen if told else seen) if opened.carrier else []
-    return Answers(opened.name, seen, opened.model(frames[0]), carried, times)
+    return Answers(opened.name, seen, hosted(opened.model(frames[0])), carried, times)
 
 
 def _carried(engine: Engine, seen: list[Panoptic]) -> list[Carried]:
@@ -64,9 +65,9 @@ def _carried(engine: Engine, seen: list[Panoptic]) -> list[Carried]:
             found.append(
                 Carried(*(np.array(a) for a in (carried.masks, carried.presence, carried.quality, carried.look)))
             )
-        active = masks.any((1, 2))
+        active = np.asarray(masks.any((1, 2)))
         seen_ns = np.zeros(len(masks), np.int64)
-        carrier.keep(Kept(masks, active, active.astype(np.float32), seen_ns, True, i == 0))
+        carrier.keep(Kept(masks, active, np.asarray(active, np.float32), seen_ns, True, i == 0))
     return found
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from perception.errors import DeviceError, ModelError
 from perception.protocols import Engine
-from perception.serving.rungs import Opened, Standing
+from perception.serving.rungs import Opened, Standing, hosted
 from perception.types import Features, Panoptic, Scene, Validity
 
 log = logging.getLogger(__name__)
@@ -37,8 +37,13 @@ class Watcher(Protocol):
         """It serves no longer, for a better one does."""
         ...
 
-    def sampled(self, standing: Standing, image: NDArray[np.uint8], seen: Panoptic) -> bool:
-        """One frame in N; whether there is time to check it."""
+    @property
+    def has_time(self) -> bool:
+        """To check a frame in the background."""
+        ...
+
+    def sampled(self, standing: Standing, image: NDArray[np.uint8], seen: Panoptic) -> None:
+        """One frame in N."""
         ...
 
 
@@ -101,6 +106,7 @@ class Ladder:
             before, (self.serving, mends) = self.serving, offered
             self.fallen = "" if mends else self.fallen
         self._seen = self._check_every - 1  # the first frame of a new one is checked
+        self.serving.opened.began()
         log.info("%s serves now", self.engine)
         if self.watcher:
             self.watcher.took(self.serving)
@@ -156,10 +162,16 @@ class Ladder:
     def sample(self, image: NDArray[np.uint8], seen: Panoptic) -> None:
         """One frame in N goes to the watcher, if that has time."""
         self._seen += 1
-        if self._seen < self._check_every or self.serving is self.bottom or self.watcher is None:
+        standing, watcher = self.serving, self.watcher
+        if self._seen < self._check_every or standing is self.bottom or watcher is None or not watcher.has_time:
             return
-        if self.watcher.sampled(self.serving, image, seen):
-            self._seen = 0
+        try:
+            kept = standing.run("sample", lambda _: hosted(seen), self._clock)
+        except (ModelError, DeviceError) as error:
+            self.demote(standing, str(error))
+            return
+        self._seen = 0
+        watcher.sampled(standing, image, kept)
 
     def mark(self, scene: Scene) -> Scene:
         """Say so in a scene that was made by a worse engine than should serve."""
@@ -178,15 +190,20 @@ class ServedModel:
     def __init__(self, ladder: Ladder) -> None:
         self._ladder = ladder
         self.mask_size = ladder.bottom.opened.model.mask_size
-        self.frame_size: tuple[int, int] | None = None  # width, height of the last image [px]
+        self.image: NDArray[np.uint8] | None = None  # the last one, (h, w, 3)
+
+    def frame_size(self) -> tuple[int, int] | None:
+        """Width and height of the last image [px]."""
+        return None if self.image is None else (self.image.shape[1], self.image.shape[0])
 
     def __call__(self, image: NDArray[np.uint8]) -> Panoptic:
-        self.frame_size = (image.shape[1], image.shape[0])
+        self.image = image
         seen = self._ladder.step("network", lambda opened: opened.model(image))
         self._ladder.sample(image, seen)
         return seen
 
     def features(self, image: NDArray[np.uint8]) -> Features | None:
+        self.image = image
         bottom = self._ladder.bottom.opened.model
         return self._ladder.step("encoder", lambda opened: opened.model.features(image) or bottom.features(image))
 
@@ -200,16 +217,39 @@ class ServedEngine:
 
     Args:
         bottom: the engine of the ladder's bottom.
+        model: gives the bottom's features of the frame where those that it was given are lost with their accelerator.
     """
 
-    def __init__(self, ladder: Ladder, bottom: Engine) -> None:
-        self._ladder, self._bottom = ladder, bottom
+    def __init__(self, ladder: Ladder, bottom: Engine, model: ServedModel) -> None:
+        self._ladder, self._bottom, self._model = ladder, bottom, model
         self.name, self.inputs, self.outputs = bottom.name, bottom.inputs, bottom.outputs
 
     def __call__(self, arrays: Mapping[str, NDArray]) -> dict[str, NDArray]:
-        if self._ladder.serving.opened.carrier is None:
-            return self._bottom(arrays)
-        return self._ladder.step("carry", lambda opened: (opened.carrier or self._bottom)(arrays))
+        bottom = self._ladder.bottom
+
+        def carry(opened: Opened) -> dict[str, NDArray]:
+            if opened.carrier is None or opened is bottom.opened:
+                return self._bottom(self._on_host(arrays))
+            return opened.carrier(arrays)
+
+        return carry(bottom.opened) if self._carries_below() else self._ladder.step("carry", carry)
+
+    def _carries_below(self) -> bool:
+        return self._ladder.serving.opened.carrier is None
+
+    def _on_host(self, arrays: Mapping[str, NDArray]) -> Mapping[str, NDArray]:
+        """What an accelerator has kept must come from where it is, or from the bottom."""
+        kept = [name for name, value in arrays.items() if not isinstance(value, np.ndarray)]
+        if not kept:
+            return arrays
+        try:
+            return {**arrays, **{name: np.asarray(arrays[name], np.float32) for name in kept}}
+        except Exception:  # the device is lost: any error of its driver's
+            image = self._model.image
+            features = None if image is None else self._ladder.bottom.opened.model(image).features
+            if features is None:
+                raise ModelError("the features of this frame are lost with their accelerator") from None
+            return {**arrays, **{name: getattr(features, name)[None] for name in kept}}
 
     def close(self) -> None:
         self._bottom.close()

@@ -54,7 +54,8 @@ class PlanRung:
         precision: Precision,
         niceness: int = LOWEST,
     ) -> None:
-        self.name, self.precision = f"{name}-{precision}", precision
+        self.name = f"{name}-{precision}"
+        self.precision: Precision = precision
         self._opens, self._recipe, self._cache, self._niceness = opens, recipe, cache, niceness
         self._compiler: PlanCompiler | None = None
         self._size: Size = (0, 0)
@@ -161,7 +162,11 @@ class DirectRung:
     """
 
     def __init__(self, name: str, opens: Callable[[], Opened], precision: Precision = "fp32") -> None:
-        self.name, self.precision, self.open = name, precision, opens
+        self.name, self._opens = name, opens
+        self.precision: Precision = precision
+
+    def open(self) -> Opened:
+        return self._opens()
 
     def needs_build(self, size: Size) -> bool:
         return False

@@ -121,11 +121,12 @@ class Promoter:
         if candidate := self._of(standing):
             candidate.rung.settled()
 
-    def sampled(self, standing: Standing, image: NDArray[np.uint8], seen: Panoptic) -> bool:
-        if self._checks.is_busy:
-            return False
-        kept = Panoptic(seen.labels.copy(), seen.id_map.copy(), seen.segments, seen.features)
-        return self._checks.offer(lambda: self._check(standing, image, kept))
+    @property
+    def has_time(self) -> bool:
+        return not self._checks.is_busy
+
+    def sampled(self, standing: Standing, image: NDArray[np.uint8], seen: Panoptic) -> None:
+        self._checks.offer(lambda: self._check(standing, image, seen))
 
     def _check(self, standing: Standing, image: NDArray[np.uint8], seen: Panoptic) -> None:
         """In the reference's thread: hold one frame against it."""

@@ -109,7 +109,7 @@ class Comparison:
 
     def _feel(self, wanted: Features, got: Features | None) -> None:
         for name in FEATURES:
-            a, b = getattr(wanted, name), getattr(got, name, None)
+            a, b = getattr(wanted, name), getattr(got, name, None)  # on the host, both
             if b is None or a.shape != b.shape:
                 self._broken.append(f"{name} is {None if b is None else b.shape}, not {a.shape}")
                 continue

@@ -8,9 +8,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
+import numpy as np
+
 from perception.engines.plan import Precision, Progress
 from perception.protocols import Engine, Model
 from perception.serving.worker import Worker
+from perception.types import Features, Panoptic
 
 if TYPE_CHECKING:
     from perception.serving.report import Report
@@ -28,6 +31,17 @@ Size = tuple[int, int]
 FEW = 5  # calls, after which it is known how long they usually take
 
 
+def hosted(seen: Panoptic) -> Panoptic:
+    """A copy that outlives the engine's next call: an accelerator may keep features where it runs until then."""
+    features = seen.features
+    if features is not None:
+        features = Features(*(np.array(a) for a in (features.keys, features.context, features.fine8, features.fine4)))
+    return Panoptic(seen.labels.copy(), seen.id_map.copy(), seen.segments, features)
+
+
+def _nothing() -> None: ...
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Opened:
     """Engines that serve together: of the network, and of the propagator where it has one."""
@@ -35,6 +49,7 @@ class Opened:
     name: str  # "tensorrt-fp16", "openvino-bf16": said in health
     model: Model
     carrier: Engine | None = None  # None: the bottom's carries
+    began: Callable[[], None] = _nothing  # is called when it begins to serve
 
     def close(self) -> None:
         self.model.close()

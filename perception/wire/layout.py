@@ -152,7 +152,19 @@ def encode(
         raise WireError(f"{topic}: a header of {len(extra)} bytes: at most {MAX_HEADER}")
     code = ENCODINGS.index(encoding)
     fixed = _FIXED.pack(
-        _MAGIC, VERSION[0], _MINORS.get(kind, _MINOR), kind, code, len(extra), len(payload), len(raw), *size, 0, seq, frame_seq, stamp_ns
+        _MAGIC,
+        VERSION[0],
+        _MINORS.get(kind, _MINOR),
+        kind,
+        code,
+        len(extra),
+        len(payload),
+        len(raw),
+        *size,
+        0,
+        seq,
+        frame_seq,
+        stamp_ns,
     )
     front = topic.encode() + b"\0"
     crc = _crc(front + fixed[:_CRC_AT], fixed[_CRC_AT + 4 :], extra, payload)
