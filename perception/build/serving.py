@@ -100,7 +100,8 @@ def _rungs(checked: Checked, pipeline: Pipeline, ways: Ways, has_carrier: bool) 
     from perception.serving.plan_rung import DirectRung, PlanRung
 
     model, wanted = checked.launch.model, checked.launch.model.engine
-    plain, rungs = _plain(checked, pipeline, has_carrier), list[Rung]()
+    plain = _plain(checked, pipeline, has_carrier)
+    rungs: list[Rung] = []
     if "tensorrt" in ways.rungs and (ways.compiler or wanted == "tensorrt" or (wanted == "auto" and has_tensorrt())):
         recipe, cache = plain, plan_cache(checked)
         if ways.compiler is None:

@@ -178,6 +178,8 @@ class Promoter:
         with self._changed:
             left, self._to_close = self._to_close, []
         for standing in left:
+            if candidate := self._of(standing):
+                candidate.rung.settled()
             if not standing.close():
                 log.warning("%s does not answer; it is left behind", standing.opened.name)
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 import numpy as np
 
 from perception.engines.plan import Precision, Progress
+from perception.errors import PerceptionError
 from perception.protocols import Engine, Model
 from perception.serving.worker import Worker
 from perception.types import Features, Panoptic
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class Refused(Exception):
+class Refused(PerceptionError):
     """The engine may not serve, whatever is tried."""
 
 

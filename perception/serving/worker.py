@@ -7,7 +7,7 @@ from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
-from perception.errors import DeviceError, ModelError
+from perception.errors import DeviceError, PerceptionError
 
 T = TypeVar("T")
 
@@ -50,7 +50,7 @@ class Worker:
             raise DeviceError(f"no answer within {timeout_s:.2f} s")
         if call.error is None:
             return call.value
-        if isinstance(call.error, ModelError | DeviceError):
+        if isinstance(call.error, PerceptionError):
             raise call.error
         words = " ".join(str(call.error).split())[:200]
         raise DeviceError(f"{type(call.error).__name__}: {words}" if words else type(call.error).__name__)
