@@ -26,7 +26,7 @@ from perception.engines.plan import Precision, Progress, Target
 from perception.errors import DeviceError, ModelError
 
 HEADER, WRONG = b"PLAN1\n", b"PLAN1-WRONG\n"
-SLOW_S = 0.08
+SLOW_S = 0.04
 
 
 def fault(what: str) -> str:

@@ -61,7 +61,10 @@ def build_node(
         frames = None if launch.recording else iter(source)
         model = opened.enter_context(closing(build_model(checked.files, launch, stopwatch)))
         pipeline = build_pipeline(model, checked, stopwatch)
-        serving = None if is_pinned(launch, info) else build_serving(checked, pipeline, ways)
+        serving = build_serving(checked, pipeline, ways, is_pinned(launch, info))
+        if serving:
+            opened.callback(serving.close)
+            serving.expect((info.width, info.height))
         report = build_report(checked, identity, model.engine.name, stopwatch)
         report.serving = serving
         continuity = build_continuity(checkpoint, pipeline, publisher, report) if checkpoint else None

@@ -55,14 +55,21 @@ def has_choice(checked: Checked, ways: Ways) -> bool:
     return engine == "auto" and (has_tensorrt() or has_cuda_provider())
 
 
-def build_serving(checked: Checked, pipeline: Pipeline, ways: Ways | None = None) -> Serving | None:
-    """Put a ladder under a pipeline's model and propagator; None, and nothing changed, where there is no choice."""
+def build_serving(
+    checked: Checked, pipeline: Pipeline, ways: Ways | None = None, is_pinned: bool = False
+) -> Serving | None:
+    """Put a ladder under a pipeline's model and propagator; None, and nothing changed, where there is no choice.
+
+    Args:
+        is_pinned: the accelerator that is named, from the first frame to the last, or an error; what it sees is kept.
+            Where none is named the CPU's engine serves: its masks are those of every other machine of its kind.
+    """
     ways = ways or Ways()
-    if not has_choice(checked, ways):
+    if not has_choice(checked, ways) or (is_pinned and checked.launch.model.engine not in ACCELERATED):
         return None
     from perception.serving.backoff import Backoff
     from perception.serving.gate import Reference
-    from perception.serving.ladder import Ladder, ServedEngine, ServedModel
+    from perception.serving.ladder import Ladder, ServedModel
     from perception.serving.promoter import Candidate, Promoter
     from perception.serving.rungs import Opened, Patience
     from perception.serving.serving import Serving
@@ -72,11 +79,9 @@ def build_serving(checked: Checked, pipeline: Pipeline, ways: Ways | None = None
     assert isinstance(bottom, SemanticModel | PanopticModel)
     wanted = launch.model.engine
     is_free = wanted == "auto" if ways.must_be_faster is None else ways.must_be_faster
-    ladder = Ladder(Opened(bottom.engine.name, bottom, carrier and carrier.engine), ways.check_every, is_free)
-    model = ServedModel(ladder)
-    pipeline.model = model
-    if carrier:
-        carrier.engine = ServedEngine(ladder, carrier.engine, model)
+    opened = Opened(bottom.engine.name, bottom, carrier and carrier.engine)
+    ladder = Ladder(opened, ways.check_every, is_free, is_pinned=is_pinned)
+    model = ServedModel(ladder, (lambda size: promoter.pin(size)) if is_pinned else None, keeps=is_pinned)
     candidates = [
         Candidate(rung, Backoff(*ways.backoff_s), is_wanted=wanted != "auto")
         for rung in _rungs(checked, pipeline, ways, has_carrier=carrier is not None)
@@ -85,7 +90,18 @@ def build_serving(checked: Checked, pipeline: Pipeline, ways: Ways | None = None
     reference = Reference(lambda: _opened(recipe, REFERENCE, 1))
     names = files.card.class_table().names
     promoter = Promoter(ladder, candidates, reference, names, model.frame_size, ways.patience or Patience())
-    return Serving(ladder, promoter, model)
+    serving = Serving(ladder, promoter, model)
+    attach(serving, pipeline)
+    return serving
+
+
+def attach(serving: Serving, pipeline: Pipeline) -> None:
+    """Have a pipeline whose engines are those of the ladder's bottom served by it."""
+    from perception.serving.ladder import ServedEngine
+
+    pipeline.model = serving.model
+    if carrier := _memory(pipeline):
+        carrier.engine = ServedEngine(serving.ladder, carrier.engine, serving.model)
 
 
 def _memory(pipeline: Pipeline) -> MemoryCarrier | None:

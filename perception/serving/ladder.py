@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from perception.errors import DeviceError, ModelError
 from perception.protocols import Engine
-from perception.serving.rungs import Opened, Standing, hosted
+from perception.serving.rungs import Opened, Size, Standing, hosted
 from perception.types import Features, Panoptic, Scene, Validity
 
 log = logging.getLogger(__name__)
@@ -54,6 +54,7 @@ class Ladder:
         bottom: the engine that works anywhere; its errors are the frame's.
         check_every: one frame in so many is checked in the background.
         must_be_faster: an accelerator that is slower than the bottom is left.
+        is_pinned: what serves first serves to the end, and its errors are the frame's.
 
     Attributes:
         fallen: why a worse engine serves than should; "" where the best does.
@@ -65,7 +66,9 @@ class Ladder:
         check_every: int = 300,
         must_be_faster: bool = True,
         clock: Callable[[], float] = time.monotonic,
+        is_pinned: bool = False,
     ) -> None:
+        self.is_pinned = is_pinned
         self.bottom = self.serving = Standing(bottom)
         self.watcher: Watcher | None = None
         self.fallen = ""
@@ -133,11 +136,11 @@ class Ladder:
         try:
             value = standing.run(kind, call, self._clock)
         except (ModelError, DeviceError) as error:
-            if standing is self.bottom:
+            if standing is self.bottom or self.is_pinned:
                 raise
             self.demote(standing, str(error))
             return self.bottom.run(kind, call, self._clock)
-        if standing is not self.bottom:
+        if standing is not self.bottom and not self.is_pinned:
             self._look(standing, kind)
         return value
 
@@ -163,7 +166,9 @@ class Ladder:
         """One frame in N goes to the watcher, if that has time."""
         self._seen += 1
         standing, watcher = self.serving, self.watcher
-        if self._seen < self._check_every or standing is self.bottom or watcher is None or not watcher.has_time:
+        if self.is_pinned or self._seen < self._check_every or standing is self.bottom:
+            return
+        if watcher is None or not watcher.has_time:
             return
         try:
             kept = standing.run("sample", lambda _: hosted(seen), self._clock)
@@ -185,10 +190,12 @@ class ServedModel:
 
     Args:
         ladder: whose bottom gives the size of the masks.
+        pin: is called once before the first image is seen, with its size; raises ModelError.
+        keeps: what is seen stays valid after the next call.
     """
 
-    def __init__(self, ladder: Ladder) -> None:
-        self._ladder = ladder
+    def __init__(self, ladder: Ladder, pin: Callable[[Size], None] | None = None, keeps: bool = False) -> None:
+        self._ladder, self._pin, self._keeps = ladder, pin, keeps
         self.mask_size = ladder.bottom.opened.model.mask_size
         self.image: NDArray[np.uint8] | None = None  # the last one, (h, w, 3)
 
@@ -197,13 +204,25 @@ class ServedModel:
         return None if self.image is None else (self.image.shape[1], self.image.shape[0])
 
     def __call__(self, image: NDArray[np.uint8]) -> Panoptic:
-        self.image = image
-        seen = self._ladder.step("network", lambda opened: opened.model(image))
+        self.take(image)
+
+        def look(opened: Opened) -> Panoptic:
+            seen = opened.model(image)
+            return hosted(seen) if self._keeps else seen
+
+        seen = self._ladder.step("network", look)
         self._ladder.sample(image, seen)
         return seen
 
-    def features(self, image: NDArray[np.uint8]) -> Features | None:
+    def take(self, image: NDArray[np.uint8]) -> None:
+        """It is this image's turn. Raises ModelError where nothing may see it."""
         self.image = image
+        if self._pin:
+            self._pin((image.shape[1], image.shape[0]))
+            self._pin = None
+
+    def features(self, image: NDArray[np.uint8]) -> Features | None:
+        self.take(image)
         bottom = self._ladder.bottom.opened.model
         return self._ladder.step("encoder", lambda opened: opened.model.features(image) or bottom.features(image))
 

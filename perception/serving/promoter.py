@@ -72,12 +72,37 @@ class Promoter:
     _changed: threading.Condition = field(default_factory=threading.Condition)
     _to_close: list[Standing] = field(default_factory=list)
 
+    _checks: Worker | None = None
+    _thread: threading.Thread | None = None
+
     def begin(self) -> None:
-        self._checks = Worker("conformance")
-        self._checks.offer(lambda: os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS))
+        """Work in the background from now on."""
         self._thread = threading.Thread(target=self._run, name="engines", daemon=True)
         self.ladder.watcher = self
         self._thread.start()
+
+    def pin(self, size: Size) -> None:
+        """Have the best one serve now, if it is built and passes. Raises ModelError where it can't."""
+        candidate = self.candidates[0]
+        if candidate.rung.needs_build(size):
+            raise ModelError(
+                f"{candidate.rung.name} is not built for this model, this machine and frames of {size[0]}x{size[1]}; "
+                "run perception build, or name another engine"
+            )
+        try:
+            self._lift(candidate, size)
+        except (Refused, DeviceError) as error:
+            raise ModelError(f"{candidate.rung.name} can't serve: {error}") from None
+        self.ladder.settle()
+        candidate.state = "serving"
+
+    @property
+    def checks(self) -> Worker:
+        """The reference's thread."""
+        if self._checks is None:
+            self._checks = Worker("conformance")
+            self._checks.offer(lambda: os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS))
+        return self._checks
 
     def close(self) -> None:
         """End builds and threads. Twice is fine."""
@@ -86,7 +111,8 @@ class Promoter:
             self._changed.notify_all()
         if was_ended:
             return
-        self._thread.join(_CLOSE_S)
+        if self._thread:
+            self._thread.join(_CLOSE_S)
         offered, serving = self.ladder.take_back(), self.ladder.serving
         self.ladder.watcher = None
         standings = [*self._to_close, *([offered] if offered else [])]
@@ -94,7 +120,7 @@ class Promoter:
             if candidate := self._of(standing):
                 candidate.rung.settled()
             standing.close()
-        self._checks.close(self.reference.close)
+        self.checks.close(self.reference.close)
 
     # What the ladder tells, from the frame's thread
 
@@ -123,10 +149,10 @@ class Promoter:
 
     @property
     def has_time(self) -> bool:
-        return not self._checks.is_busy
+        return not self.checks.is_busy
 
     def sampled(self, standing: Standing, image: NDArray[np.uint8], seen: Panoptic) -> None:
-        self._checks.offer(lambda: self._check(standing, image, seen))
+        self.checks.offer(lambda: self._check(standing, image, seen))
 
     def _check(self, standing: Standing, image: NDArray[np.uint8], seen: Panoptic) -> None:
         """In the reference's thread: hold one frame against it."""
@@ -160,7 +186,7 @@ class Promoter:
                         self._changed.wait(self._pause_s())
                 continue
             try:
-                self._lift(candidate)
+                self._lift(candidate, self.frame_size() or (0, 0))
             except Cancelled:
                 return
             except Refused as error:
@@ -218,10 +244,8 @@ class Promoter:
         hangs = standing is not None and standing.worker is not None and standing.worker.is_busy
         return max(candidate.backoff.left_s(now_s), 1.0 if hangs else 0.0)
 
-    def _lift(self, candidate: Candidate) -> None:
+    def _lift(self, candidate: Candidate, size: Size) -> None:
         """Raises Refused, ModelError, DeviceError, Cancelled."""
-        size = self.frame_size()
-        assert size is not None
         rung = candidate.rung
 
         def progress(what: str, done: int, of: int) -> None:
@@ -250,7 +274,7 @@ class Promoter:
             if opened.model.mask_size != self.ladder.bottom.opened.model.mask_size:
                 raise Refused(f"its masks are {opened.model.mask_size}, not those of {self.ladder.bottom.opened.name}")
             self._say(candidate, "testing")
-            wanted = self._checks(lambda: self.reference.answers(size))
+            wanted = self.checks(lambda: self.reference.answers(size))
             got = worker(lambda: answers_of(opened, size, wanted), self.patience.open_s)
             standing.note("network", got.times_s)
             report = judge(got, wanted, self.classes, rung.precision)

@@ -37,7 +37,7 @@ def hosted(seen: Panoptic) -> Panoptic:
     features = seen.features
     if features is not None:
         features = Features(*(np.array(a) for a in (features.keys, features.context, features.fine8, features.fine4)))
-    return Panoptic(seen.labels.copy(), seen.id_map.copy(), seen.segments, features)
+    return Panoptic(seen.labels.copy(), seen.id_map.copy(), seen.segments, features, seen.confidence)
 
 
 def _nothing() -> None: ...

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from perception.serving.ladder import Ladder, ServedModel
 from perception.serving.promoter import Candidate, Promoter
+from perception.serving.rungs import Size
 from perception.types import Scene
 from perception.wire import EngineRow
 
@@ -32,6 +35,8 @@ class Serving:
     @property
     def reason(self) -> str:
         """Why this one serves."""
+        if self.ladder.is_pinned:
+            return "it was named; nothing else serves in this run"
         if self.fallen:
             return self.fallen
         above = next((c for c in self.promoter.candidates if c.state not in ("serving", "refused")), None)
@@ -43,8 +48,14 @@ class Serving:
         return f"{above.rung.name} is {above.state}"
 
     def begin(self) -> None:
-        """Let the background begin."""
-        self.promoter.begin()
+        """Let the background begin, where anything may change."""
+        if not self.ladder.is_pinned:
+            self.promoter.begin()
+
+    def expect(self, size: Size) -> None:
+        """Frames of this size will come; 0, 0 where nobody knows. Raises ModelError where the pinned can't serve."""
+        if self.ladder.is_pinned and all(size):
+            self.model.take(np.zeros((size[1], size[0], 3), np.uint8))
 
     def settle(self) -> None:
         """Between two frames."""
