@@ -30,7 +30,7 @@ ALLOWED: dict[str, set[str]] = {
     "client": {"types", "errors", "wire", "keys", "clock"},
     "drives": NOUNS | {"geometry", "wire"},
     "sources": NOUNS | {"drives"},
-    "engines": NOUNS | {"folders"},
+    "engines": NOUNS | {"folders", "machine"},
     "models": NOUNS | {"engines"},
     "propagation": NOUNS,
     "sinks": NOUNS | {"wire", "drives", "keys", "geometry"},
@@ -53,6 +53,7 @@ ALLOWED["bench"] = ALLOWED["build"] | {"build", "replay"}
 ALLOWED["compare"] = NOUNS | {"wire", "drives", "sinks", "propagation", "replay", "evaluation"}
 ALLOWED["fleet"] = ALLOWED["replay"] | {"replay", "compare"}
 ALLOWED["pytest_plugin"] = {"fleet", "compare", "config", "errors"}
+ALLOWED["prepare"] = ALLOWED["evaluation"] | {"evaluation"}
 ALLOWED["training"] = ALLOWED["evaluation"] | {"evaluation"}
 ALLOWED["cli"] = {*ALLOWED}
 THIRD_PARTY = {

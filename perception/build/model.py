@@ -6,7 +6,7 @@ from typing import Literal
 
 from perception.build.checks import Checked
 from perception.config import Launch
-from perception.engines import EngineName, chosen, open_engine
+from perception.engines import ACCELERATED, EngineName, chosen, open_engine
 from perception.errors import ConfigError
 from perception.models.card import ModelFiles
 from perception.models.panoptic import PanopticModel
@@ -94,7 +94,7 @@ def tracking_kind(launch: Launch, files: ModelFiles) -> Literal["iou", "affinity
     card, kind, skips = files.card, launch.tracking.kind, launch.model.network_every > 1
     if kind == "auto":
         # beside ONNX Runtime on a CPU the memory would take the frame rate from 28 to 18 (docs/propagation.md)
-        is_slow = chosen(launch.model.engine) == "onnxruntime"
+        is_slow = launch.model.engine not in ACCELERATED and chosen(launch.model.engine) == "onnxruntime"
         return "memory" if card.propagator and (card.encoder or not skips) and not is_slow else "iou"
     if kind == "iou":
         return kind

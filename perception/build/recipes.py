@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from perception.build.lowering import ENCODER, NETWORK, PROPAGATOR, LoweredGraphs
 from perception.config import Launch
-from perception.errors import ModelError, reason
 from perception.models.card import ModelFiles
 from perception.models.panoptic import PanopticModel
 from perception.models.semantic import SemanticModel
@@ -17,7 +16,7 @@ from perception.protocols import Engine
 from perception.serving.rungs import Opened, Size
 from perception.stopwatch import Stopwatch
 
-NETWORK, ENCODER, PROPAGATOR = "network", "encoder", "propagator"
+FEATURES = ("keys", "context", "fine8", "fine4")
 
 
 class AsTheyAre:
@@ -64,7 +63,11 @@ class AsTheyAre:
 
 
 class Lowered(AsTheyAre):
-    """The whole way of a camera's frame as one graph, for accelerators: written into a folder, named by content."""
+    """The whole way of a camera's frame as one graph, for accelerators.
+
+    Args:
+        store: where lowered graphs are kept.
+    """
 
     def __init__(
         self,
@@ -73,34 +76,18 @@ class Lowered(AsTheyAre):
         has_features: bool,
         has_carrier: bool,
         stopwatch: Stopwatch,
-        folder: Path,
+        store: LoweredGraphs,
     ) -> None:
         super().__init__(files, launch, has_features, has_carrier, stopwatch)
-        self._folder = folder
+        self._store = store
 
     def graphs(self, size: Size) -> Mapping[str, Path]:
-        try:
-            lowering: Any = importlib.import_module("perception.models.lowering.frame")
-        except ImportError as error:
-            raise ModelError(f"compiling a model needs {error.name}: pip install 'perception-node[tensorrt]'") from None
-        found = {NETWORK: self._written(lowering.lower(self._files, size))}
-        found |= {ENCODER: self._written(lowering.lower_encoder(self._files, size))} if self.has_encoder else {}
-        return found | (
-            {PROPAGATOR: self._written(lowering.lower_propagator(self._files))} if self._has_carrier else {}
-        )
-
-    def _written(self, model: Any) -> Path:
-        data = model.SerializeToString(deterministic=True)
-        path = self._folder / f"{self._files.name}-{hashlib.sha256(data).hexdigest()[:16]}.onnx"
-        try:
-            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            partial = path.with_suffix(".partial")
-            partial.write_bytes(data)
-            partial.replace(path)
-        except OSError as error:
-            raise ModelError(f"engine cache: {error.filename or path}: {reason(error)}") from None
-        return path
+        return self._store.graphs(self._files, [*super().graphs(size)], size, self._launch.model.precision)
 
     def assemble(self, engines: Mapping[str, Engine], name: str, size: Size) -> Opened:
         compiled: Any = importlib.import_module("perception.models.compiled")
+        if PROPAGATOR in engines:  # what goes from one to the other on the accelerator stays there
+            for engine in (engines[part] for part in (NETWORK, ENCODER) if part in engines):
+                if leave := getattr(engine, "leave", None):
+                    leave(FEATURES)
         return self._assembled(compiled.CompiledModel(self._files, engines[NETWORK]), engines, name)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from perception.build.checks import Checked
 from perception.config import Launch
-from perception.engines import open_engine
+from perception.engines import ACCELERATED, open_engine
 from perception.engines.accelerators import has_cuda_provider, has_tensorrt, open_tensorrt
 from perception.engines.cache import PlanCache
 from perception.folders import cache_folder
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from perception.serving.rungs import Opened, Patience, Rung
     from perception.serving.serving import Serving
 
-ACCELERATED = ("tensorrt", "onnxruntime-cuda")
 REFERENCE = "onnxruntime"
 
 
@@ -121,10 +120,11 @@ def _rungs(checked: Checked, pipeline: Pipeline, ways: Ways, has_carrier: bool) 
     if "tensorrt" in ways.rungs and (ways.compiler or wanted == "tensorrt" or (wanted == "auto" and has_tensorrt())):
         recipe, cache = plain, plan_cache(checked)
         if ways.compiler is None:
+            from perception.build.lowering import LoweredGraphs
             from perception.build.recipes import Lowered
 
             needs, stopwatch = pipeline.propagator.needs_features, pipeline.stopwatch
-            recipe = Lowered(checked.files, checked.launch, needs, has_carrier, stopwatch, cache.root / "graphs")
+            recipe = Lowered(checked.files, checked.launch, needs, has_carrier, stopwatch, LoweredGraphs(cache))
         opens = ways.compiler or open_tensorrt
         rungs.append(PlanRung("tensorrt", opens, recipe, cache, model.precision, ways.niceness))
     is_near = wanted == "onnxruntime-cuda" or (wanted != "onnxruntime-cuda" and has_cuda_provider())

@@ -47,6 +47,7 @@ def main() -> None:
         "compare",
         "test",
         "inspect",
+        "build",
         "train",
         "evaluate",
         "export",

@@ -22,12 +22,16 @@ def check(
     """Check a launch file, its model, topics, calibration and keys, without opening a camera."""
     from perception.build import check_launch
     from perception.config import read_launch
+    from perception.doctor import has_accelerator
 
     checked = check_launch(read_launch(launch_file))
     topics = ", ".join(f"{checked.launch.camera}/{spec.name}" for spec in checked.topics)
     print(f"{launch_file}: good")
     print(f"  model   {checked.files.name} ({checked.files.identity})")
     print(f"  topics  {topics}")
+    engine = checked.launch.model.engine
+    is_there, missing = has_accelerator(engine)
+    print(f"  engine  {engine}" + ("" if is_there else f": not here: {missing}; the CPU would serve, as degraded"))
     print(f"  on      {', '.join(checked.launch.publish.endpoints)}{' (CURVE)' if checked.curve else ''}")
 
 

@@ -6,18 +6,25 @@ import importlib.util
 from pathlib import Path
 from typing import Literal
 
+from perception.engines.fastest import fastest
 from perception.protocols import Engine
 
 EngineName = Literal["auto", "onnxruntime", "openvino", "onnxruntime-cuda", "tensorrt"]
 
+ACCELERATED = ("tensorrt", "onnxruntime-cuda")
+"""Those that need an NVIDIA GPU, best first."""
+
 
 def chosen(name: EngineName) -> Literal["onnxruntime", "openvino"]:
-    """The CPU's engine: the one that is named, else OpenVINO where it is installed, and ONNX Runtime elsewhere.
+    """The CPU's engine: the one that is named, else what `perception selftest` found to be the fastest here, else
+    OpenVINO where it is installed, and ONNX Runtime elsewhere.
 
     Accelerators come on top of it (`perception.serving`).
     """
     if name in ("onnxruntime", "openvino"):
         return name
+    if measured := fastest():
+        return measured
     return "openvino" if importlib.util.find_spec("openvino") else "onnxruntime"
 
 

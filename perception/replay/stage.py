@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from perception.build import Checked, build_model, build_pipeline, check_launch, give_features
-from perception.build.serving import ACCELERATED, Ways, attach, build_serving
+from perception.build.serving import Ways, attach, build_serving
 from perception.config import Launch
 from perception.control.answers import Answers
+from perception.engines import ACCELERATED
 from perception.machine import cores
 from perception.models.panoptic import PanopticModel
 from perception.models.semantic import SemanticModel

@@ -11,7 +11,7 @@ from typing import Protocol
 import msgspec
 
 from perception.engines.building import LOWEST, Order, key_of, named
-from perception.engines.cache import PlanCache, PlanKey, Refusal, Trial
+from perception.engines.cache import Manifest, PlanCache, PlanKey, Refusal, Trial
 from perception.engines.child_build import build_in_child
 from perception.engines.plan import PlanCompiler, Precision, Progress
 from perception.errors import ModelError
@@ -56,7 +56,7 @@ class PlanRung:
     ) -> None:
         self.name = f"{name}-{precision}"
         self.precision: Precision = precision
-        self._opens, self._recipe, self._cache, self._niceness = opens, recipe, cache, niceness
+        self._opens, self.recipe, self._cache, self._niceness = opens, recipe, cache, niceness
         self._compiler: PlanCompiler | None = None
         self._size: Size = (0, 0)
         self._parts: dict[str, tuple[Path, PlanKey]] = {}
@@ -72,7 +72,7 @@ class PlanRung:
     def parts(self, size: Size) -> dict[str, tuple[Path, PlanKey]]:
         """The graphs and their keys, by part. Raises ModelError."""
         if size != self._size or not self._parts:
-            graphs, profile = self._recipe.graphs(size), {"frame": [*size]}
+            graphs, profile = self.recipe.graphs(size), {"frame": [*size]}
             keys = {part: (path, key_of(self.compiler, path, self.precision, profile)) for part, path in graphs.items()}
             self._size, self._parts = size, keys
         return self._parts
@@ -111,7 +111,7 @@ class PlanRung:
         try:
             for part, (_, key) in self._parts.items():
                 engines[part] = self._load(key)
-            return self._recipe.assemble(engines, self.name, self._size)
+            return self.recipe.assemble(engines, self.name, self._size)
         except BaseException:
             self.settled()
             for engine in engines.values():
@@ -148,10 +148,17 @@ class PlanRung:
             with contextlib.suppress(OSError):
                 trial.end()
 
-    def forgive(self, size: Size) -> None:
-        """Forget the processes that died with these plans. Raises ModelError."""
+    def forget(self, size: Size) -> None:
+        """Have its plans built anew, and forget the processes that died with them. Raises ModelError."""
         for _, key in self.parts(size).values():
             self._cache.forgive(key)
+            self._cache.remove(key)
+
+    def manifests(self, size: Size) -> dict[str, tuple[Path, Manifest]]:
+        """The folder of each part's plan, and what lies beside it. Raises ModelError."""
+        keys = {part: key for part, (_, key) in self.parts(size).items()}
+        told = {part: (self._cache.entry(key), self._cache.manifest(key)) for part, key in keys.items()}
+        return {part: (folder, manifest) for part, (folder, manifest) in told.items() if manifest}
 
 
 class DirectRung:

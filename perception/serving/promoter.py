@@ -47,6 +47,7 @@ class Candidate:
     failures: int = 0  # to build or load it, in a row
     strikes: int = 0
     standing: Standing | None = None
+    report: Report | None = None  # the gate's last one
 
 
 @dataclass
@@ -278,7 +279,7 @@ class Promoter:
             got = worker(lambda: answers_of(opened, size, wanted), self.patience.open_s)
             standing.note("network", got.times_s)
             report = judge(got, wanted, self.classes, rung.precision)
-            candidate.step_ms = round(report.step_ms, 3)
+            candidate.step_ms, candidate.report = round(report.step_ms, 3), report
             rung.judged(report)
             self._require(report)
         except BaseException:
