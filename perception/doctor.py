@@ -14,7 +14,7 @@ from pathlib import Path
 
 from perception.engines.accelerators import has_cuda_provider, has_gpu, open_tensorrt
 from perception.engines.cache import PlanCache
-from perception.engines.fastest import fastest
+from perception.engines.measured import fastest
 from perception.errors import PerceptionError
 from perception.folders import check_private, state_folder
 from perception.machine import cores
@@ -122,7 +122,7 @@ def _cache() -> Iterator[Finding]:
     except OSError as error:
         yield Finding("cache", "wrong", f"compiled engines can't be kept: {error}", "or set model.cache")
         return
-    plans = [path for path in cache.root.glob("plans/*/plan")]
+    plans = list(cache.root.glob("plans/*/plan"))
     size = sum(path.stat().st_size for path in plans) / 1e6
     yield Finding("cache", "ok", f"{len(plans)} compiled engines, {size:.0f} MB, in {cache.root}")
     if measured := fastest():

@@ -18,7 +18,7 @@ from perception.build.recipes import AsTheyAre
 from perception.build.serving import Ways, build_serving, plan_cache
 from perception.config import Launch
 from perception.engines.cache import Manifest
-from perception.engines.fastest import CpuEngine, remember
+from perception.engines.measured import CpuEngine, remember
 from perception.engines.plan import Progress
 from perception.errors import ConfigError, PerceptionError
 from perception.evaluation.classes import scored_classes

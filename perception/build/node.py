@@ -68,8 +68,10 @@ def build_node(
         report = build_report(checked, identity, model.engine.name, stopwatch)
         report.serving = serving
         continuity = build_continuity(checkpoint, pipeline, publisher, report) if checkpoint else None
-        logbook = build_logbook(checked, identity, pipeline, publisher, report.engine) if launch.recording else None
+        engines = serving.engines if serving else report.engine
+        logbook = build_logbook(checked, identity, pipeline, publisher, engines) if launch.recording else None
         if logbook:
+            logbook.engine = serving.engine if serving else report.engine
             opened.callback(logbook.close, "the node did not start")
             sinks = (*sinks, *listen(launch, logbook, source, control))
         frames = frames or iter(source)

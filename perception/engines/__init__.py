@@ -6,7 +6,8 @@ import importlib.util
 from pathlib import Path
 from typing import Literal
 
-from perception.engines.fastest import fastest
+from perception.engines.measured import fastest
+from perception.errors import ModelError
 from perception.protocols import Engine
 
 EngineName = Literal["auto", "onnxruntime", "openvino", "onnxruntime-cuda", "tensorrt"]
@@ -28,8 +29,13 @@ def chosen(name: EngineName) -> Literal["onnxruntime", "openvino"]:
     return "openvino" if importlib.util.find_spec("openvino") else "onnxruntime"
 
 
+def beneath(name: EngineName) -> EngineName:
+    """What a node opens first, and falls back on: the CPU's engine where an accelerator is named."""
+    return chosen(name) if name in ACCELERATED else name
+
+
 def open_engine(graph: Path, name: EngineName = "auto", threads: int = 0) -> Engine:
-    """Load a graph; where TensorRT is named, on the CPU: its plans are opened by its compiler.
+    """Load a graph.
 
     Raises:
         ModelError: the engine is missing or can't run the graph.
@@ -38,6 +44,11 @@ def open_engine(graph: Path, name: EngineName = "auto", threads: int = 0) -> Eng
         from perception.engines.ort import OnnxRuntimeEngine
 
         return OnnxRuntimeEngine(graph, threads, "cuda")
+    if name == "tensorrt":
+        raise ModelError(
+            "tensorrt serves nodes and drives: its plans are made for a camera's size; perception build --labelled "
+            "measures them on pictures"
+        )
     match chosen(name):
         case "openvino":
             from perception.engines.openvino import OpenVinoEngine

@@ -28,6 +28,12 @@ class Serving:
         return self.ladder.engine
 
     @property
+    def engines(self) -> str:
+        """The names of all that may serve in this run: what a recording says of it."""
+        above = [] if self.ladder.is_pinned else [candidate.rung.name for candidate in self.promoter.candidates]
+        return " or ".join([self.engine, *above])
+
+    @property
     def fallen(self) -> str:
         """Why a worse one serves than should; "" where the best does."""
         return self.ladder.fallen

@@ -49,5 +49,7 @@ def fastest() -> CpuEngine | None:
         return None
     if (measured.cpu, measured.versions) != machine():
         return None
-    known = [(ms, name) for name, ms in measured.step_ms.items() if importlib.util.find_spec(name)]
+    known: list[tuple[float, CpuEngine]] = [
+        (ms, name) for name, ms in measured.step_ms.items() if importlib.util.find_spec(name)
+    ]
     return min(known)[1] if known else None
