@@ -136,7 +136,7 @@ def has_accelerator(engine: str) -> tuple[bool, str]:
             open_tensorrt().target()
         except PerceptionError as error:
             return False, str(error)
-    if engine == "onnxruntime-cuda" and not has_cuda_provider():
+    if engine.startswith("onnxruntime-") and not has_cuda_provider():
         return False, "this ONNX Runtime finds no GPU; pip install onnxruntime-gpu in its place"
     return True, ""
 

@@ -96,11 +96,15 @@ def build_serving(
 
 def attach(serving: Serving, pipeline: Pipeline) -> None:
     """Have a pipeline whose engines are those of the ladder's bottom served by it."""
-    from perception.serving.ladder import ServedEngine
+    from perception.serving.served_engine import ServedEngine
 
     pipeline.model = serving.model
     if carrier := _memory(pipeline):
-        carrier.engine = ServedEngine(serving.ladder, carrier.engine, serving.model)
+        served = ServedEngine(serving.ladder, carrier.engine, serving.model)
+        if change := getattr(carrier, "change_engine", None):
+            change(served)
+        else:
+            carrier.engine = served
 
 
 def _memory(pipeline: Pipeline) -> MemoryCarrier | None:
@@ -127,9 +131,9 @@ def _rungs(checked: Checked, pipeline: Pipeline, ways: Ways, has_carrier: bool) 
             recipe = Lowered(checked.files, checked.launch, needs, has_carrier, stopwatch, LoweredGraphs(cache))
         opens = ways.compiler or open_tensorrt
         rungs.append(PlanRung("tensorrt", opens, recipe, cache, model.precision, ways.niceness))
-    is_near = wanted == "onnxruntime-cuda" or (wanted != "onnxruntime-cuda" and has_cuda_provider())
-    if "onnxruntime-cuda" in ways.rungs and is_near:
-        rungs.append(DirectRung("onnxruntime-cuda", lambda: _opened(plain, "onnxruntime-cuda", 0)))
+    near = wanted if wanted.startswith("onnxruntime-") else "onnxruntime-cuda"
+    if near in ways.rungs and (wanted == near or has_cuda_provider()):
+        rungs.append(DirectRung(near, lambda: _opened(plain, near, 0)))
     return rungs
 
 

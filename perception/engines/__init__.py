@@ -10,9 +10,9 @@ from perception.engines.measured import fastest
 from perception.errors import ModelError
 from perception.protocols import Engine
 
-EngineName = Literal["auto", "onnxruntime", "openvino", "onnxruntime-cuda", "tensorrt"]
+EngineName = Literal["auto", "onnxruntime", "openvino", "tensorrt", "onnxruntime-cuda", "onnxruntime-tensorrt"]
 
-ACCELERATED = ("tensorrt", "onnxruntime-cuda")
+ACCELERATED = ("tensorrt", "onnxruntime-cuda", "onnxruntime-tensorrt")
 """Those that need an NVIDIA GPU, best first."""
 
 
@@ -44,6 +44,10 @@ def open_engine(graph: Path, name: EngineName = "auto", threads: int = 0) -> Eng
         from perception.engines.ort import OnnxRuntimeEngine
 
         return OnnxRuntimeEngine(graph, threads, "cuda")
+    if name == "onnxruntime-tensorrt":
+        from perception.engines.ort import OnnxRuntimeEngine
+
+        return OnnxRuntimeEngine(graph, threads, "tensorrt")
     if name == "tensorrt":
         raise ModelError(
             "tensorrt serves nodes and drives: its plans are made for a camera's size; perception build --labelled "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
@@ -17,51 +18,87 @@ DTYPES = {"tensor(uint8)": "uint8", "tensor(float)": "float32", "tensor(float16)
 DTYPES |= {"tensor(int32)": "int32", "tensor(int8)": "int8", "tensor(double)": "float64", "tensor(bool)": "bool"}
 
 
+Provider = Literal["cpu", "cuda", "tensorrt"]
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
+OPTIONS = {"cuda": {"use_tf32": "0"}}  # it may be what a smaller precision is compared with
+GPU_WHEEL = "pip uninstall -y onnxruntime && pip install onnxruntime-gpu"
+DEVICE_WORDS = ("cuda", "cudnn", "cublas", "out of memory", "device")
+
+
 class OnnxRuntimeEngine:
-    """Runs an ONNX graph on the CPU, or on an NVIDIA GPU.
+    """Runs an ONNX graph, on the CPU unless told otherwise.
 
     Args:
         graph: the .onnx file.
         threads: worker threads; 0 takes all cores.
-        provider: "cpu" or "cuda".
+        provider: what runs it; what an accelerator can't do is done by the CPU.
 
     Raises:
-        ModelError: the file is not a graph that ONNX Runtime can run, or it was built without the provider.
-        DeviceError: the GPU can't be had.
+        ModelError: the file is not a graph that ONNX Runtime can run, or the provider is missing, with the fix.
     """
 
-    def __init__(self, graph: Path, threads: int = 0, provider: Literal["cpu", "cuda"] = "cpu") -> None:
-        self._error = ModelError if provider == "cpu" else DeviceError
+    def __init__(self, graph: Path, threads: int = 0, provider: Provider = "cpu") -> None:
         self.name = "onnxruntime" if provider == "cpu" else f"onnxruntime-{provider}"
-        providers = ["CPUExecutionProvider"] if provider == "cpu" else ["CUDAExecutionProvider", "CPUExecutionProvider"]
-        if providers[0] not in onnxruntime.get_available_providers():
-            raise ModelError("this ONNX Runtime has no CUDA provider; pip install onnxruntime-gpu in its place")
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 4  # its errors reach us as exceptions
         # Spinning workers would take the cores from the capture thread between two frames.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        providers = _providers(provider)
         try:
             self._session = onnxruntime.InferenceSession(str(graph), options, providers=providers)
         except Exception as error:  # ONNX Runtime raises a dozen unrelated types here
             raise ModelError(f"{graph}: ONNX Runtime can't load it: {one_line(error)}") from None
-        if self._session.get_providers()[0] != providers[0]:  # it falls back to the CPU and says so only on stderr
-            raise DeviceError("ONNX Runtime can't use the GPU: its CUDA libraries or the driver are missing")
+        if PROVIDERS[provider] not in self._session.get_providers():  # it falls back without a word
+            raise ModelError(
+                f"{self.name} can't start: CUDA's libraries or the driver are missing; perception doctor tells"
+            )
         self.inputs = tuple(_spec(node) for node in self._session.get_inputs())
         self.outputs = tuple(_spec(node) for node in self._session.get_outputs())
         self._names = [spec.name for spec in self.outputs]
 
     def __call__(self, arrays: Mapping[str, NDArray]) -> dict[str, NDArray]:
-        """Raises ModelError when the graph fails on these arrays."""
+        """Raises ModelError when the graph fails on these arrays, DeviceError when an accelerator does."""
         try:
             values = self._session.run(self._names, dict(arrays))
         except Exception as error:
-            raise self._error(f"ONNX Runtime failed: {one_line(error)}") from None
+            text = f"ONNX Runtime failed: {one_line(error)}"
+            is_device = self.name != "onnxruntime" and any(word in text.lower() for word in DEVICE_WORDS)
+            raise (DeviceError(text) if is_device else ModelError(text)) from None
         return {name: np.asarray(value) for name, value in zip(self._names, values, strict=True)}
 
     def close(self) -> None:
         """Nothing to release before the object goes."""
+
+
+def _providers(provider: Provider) -> list[str | tuple[str, dict[str, str]]]:
+    """In order of preference. Raises ModelError where this build of ONNX Runtime lacks the provider."""
+    name = PROVIDERS[provider]
+    if name not in onnxruntime.get_available_providers():
+        raise ModelError(f"ONNX Runtime {onnxruntime.__version__} was built without {name}; {GPU_WHEEL}")
+    wanted = ["tensorrt", "cuda"] if provider == "tensorrt" else [provider]
+    there = [p for p in (*wanted, "cpu") if PROVIDERS[p] in onnxruntime.get_available_providers()]
+    return [(PROVIDERS[p], OPTIONS.get(p, {})) for p in dict.fromkeys(there)]
+
+
+def folded(graph: bytes, name: str) -> bytes:
+    """A graph with everything computed that does not depend on its input, still in plain ONNX operators.
+
+    Raises:
+        ModelError: it is not a graph that ONNX Runtime can load.
+    """
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.log_severity_level = 4
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "folded.onnx"
+        options.optimized_model_filepath = str(out)
+        try:
+            onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        except Exception as error:
+            raise ModelError(f"{name}: ONNX Runtime can't load it: {one_line(error)}") from None
+        return out.read_bytes()
 
 
 def one_line(error: BaseException, limit: int = 200) -> str:

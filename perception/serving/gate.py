@@ -53,7 +53,7 @@ def answers_of(opened: Opened, size: Size, told: Answers | None = None) -> Answe
 
 def _carried(engine: Engine, seen: list[Panoptic]) -> list[Carried]:
     """The things of the last frame apart, through those in a row."""
-    carrier, row = MemoryCarrier(engine), seen[-len(IN_A_ROW) - 1 :]
+    carrier, row = MemoryCarrier(engine, buckets=1), seen[-len(IN_A_ROW) - 1 :]
     found: list[Carried] = []
     masks = _masks(row[0], carrier)
     for i, panoptic in enumerate(row):

@@ -7,14 +7,13 @@ import dataclasses
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from perception.errors import DeviceError, ModelError
-from perception.protocols import Engine
 from perception.serving.rungs import Opened, Size, Standing, hosted
 from perception.types import Features, Panoptic, Scene, Validity
 
@@ -229,46 +228,3 @@ class ServedModel:
     def close(self) -> None:
         """The bottom alone; what is above it is closed by the one who opened it."""
         self._ladder.bottom.opened.model.close()
-
-
-class ServedEngine:
-    """The propagator's engine of whatever serves: the state is the host's, so that it outlives a swap.
-
-    Args:
-        bottom: the engine of the ladder's bottom.
-        model: gives the bottom's features of the frame where those that it was given are lost with their accelerator.
-    """
-
-    def __init__(self, ladder: Ladder, bottom: Engine, model: ServedModel) -> None:
-        self._ladder, self._bottom, self._model = ladder, bottom, model
-        self.name, self.inputs, self.outputs = bottom.name, bottom.inputs, bottom.outputs
-
-    def __call__(self, arrays: Mapping[str, NDArray]) -> dict[str, NDArray]:
-        bottom = self._ladder.bottom
-
-        def carry(opened: Opened) -> dict[str, NDArray]:
-            if opened.carrier is None or opened is bottom.opened:
-                return self._bottom(self._on_host(arrays))
-            return opened.carrier(arrays)
-
-        return carry(bottom.opened) if self._carries_below() else self._ladder.step("carry", carry)
-
-    def _carries_below(self) -> bool:
-        return self._ladder.serving.opened.carrier is None
-
-    def _on_host(self, arrays: Mapping[str, NDArray]) -> Mapping[str, NDArray]:
-        """What an accelerator has kept must come from where it is, or from the bottom."""
-        kept = [name for name, value in arrays.items() if not isinstance(value, np.ndarray)]
-        if not kept:
-            return arrays
-        try:
-            return {**arrays, **{name: np.asarray(arrays[name], np.float32) for name in kept}}
-        except Exception:  # the device is lost: any error of its driver's
-            image = self._model.image
-            features = None if image is None else self._ladder.bottom.opened.model(image).features
-            if features is None:
-                raise ModelError("the features of this frame are lost with their accelerator") from None
-            return {**arrays, **{name: getattr(features, name)[None] for name in kept}}
-
-    def close(self) -> None:
-        self._bottom.close()

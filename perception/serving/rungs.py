@@ -51,11 +51,13 @@ class Opened:
     model: Model
     carrier: Engine | None = None  # None: the bottom's carries
     began: Callable[[], None] = _nothing  # is called when it begins to serve
+    forks: list[Engine] = field(default_factory=list)  # of the carrier, closed with it
 
     def close(self) -> None:
         self.model.close()
-        if self.carrier is not None:
-            self.carrier.close()
+        for engine in (*self.forks, self.carrier):
+            if engine is not None:
+                engine.close()
 
 
 class Rung(Protocol):
