@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +13,7 @@ from perception.protocols import TensorSpec
 from perception.serving.ladder import Ladder, ServedModel
 from perception.serving.rungs import Opened, Standing
 from perception.serving.served_engine import FETCH_EVERY, ServedEngine
+from perception.types import Panoptic
 
 
 class Sum:
@@ -48,7 +48,7 @@ class KeepingSum(Sum):
 
     def fork(self) -> KeepingSum:
         other = KeepingSum()
-        other.keep_state(self.state)
+        other.keep_state(dict.fromkeys(self.state, "next_s"))
         return other
 
     def __call__(self, arrays: Mapping[str, NDArray]) -> dict[str, NDArray]:
@@ -63,8 +63,10 @@ class KeepingSum(Sum):
 class NoModel:
     mask_size = (1, 1)
 
-    def __call__(self, image: Any) -> Any: ...
-    def features(self, image: Any) -> None: ...
+    def __call__(self, image: NDArray[np.uint8]) -> Panoptic:
+        raise NotImplementedError
+
+    def features(self, image: NDArray[np.uint8]) -> None: ...
     def close(self) -> None: ...
 
 
