@@ -27,10 +27,10 @@ from perception.images import load_image
 from perception.models.card import find
 from perception.models.graph import scaled
 from perception.models.panoptic import PanopticModel
+from perception.serving.candidate import Candidate
 from perception.serving.gate import answers_of, judge
 from perception.serving.golden import SIZE
 from perception.serving.plan_rung import PlanRung
-from perception.serving.promoter import Candidate
 from perception.serving.report import Report
 from perception.serving.rungs import Opened, Size
 from perception.serving.serving import Serving

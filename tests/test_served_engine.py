@@ -61,7 +61,7 @@ class KeepingSum(Sum):
 
 
 class NoModel:
-    mask_size = (1, 1)
+    mask_size: tuple[int, int] = (1, 1)
 
     def __call__(self, image: NDArray[np.uint8]) -> Panoptic:
         raise NotImplementedError

@@ -67,9 +67,10 @@ def build_serving(
     if not has_choice(checked, ways) or (is_pinned and checked.launch.model.engine not in ACCELERATED):
         return None
     from perception.serving.backoff import Backoff
+    from perception.serving.candidate import Candidate
     from perception.serving.gate import Reference
     from perception.serving.ladder import Ladder, ServedModel
-    from perception.serving.promoter import Candidate, Promoter
+    from perception.serving.promoter import Promoter
     from perception.serving.rungs import Opened, Patience
     from perception.serving.serving import Serving
 

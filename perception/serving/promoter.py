@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 
 from perception.engines.child_build import Cancelled
 from perception.errors import DeviceError, ModelError, PerceptionError
-from perception.serving.backoff import Backoff
+from perception.serving.candidate import Candidate
 from perception.serving.gate import Reference, answers_of, judge
 from perception.serving.ladder import Ladder
 from perception.serving.report import IN_FLIGHT, Comparison, Report
-from perception.serving.rungs import Patience, Refused, Rung, Size, Standing
+from perception.serving.rungs import Patience, Refused, Size, Standing
 from perception.serving.worker import Worker
 from perception.types import Panoptic
 
@@ -28,26 +28,6 @@ STRIKES = 2  # frames in a row that an engine sees otherwise, and it is demoted
 MOST_FAILURES = 3  # to build or load an engine, after which it is not tried again
 NICENESS = 10  # of the thread that runs the reference beside the frames
 _CLOSE_S = 5.0
-
-
-@dataclass(eq=False)
-class Candidate:
-    """One rung on its way up, as health tells it."""
-
-    rung: Rung
-    backoff: Backoff
-    is_wanted: bool = False  # by name: then its absence is a fall
-    state: str = "waiting"  # waiting | building | opening | testing | ready | serving | failed | refused
-    reason: str = ""
-    what: str = ""  # of the build
-    done: int = 0
-    of: int = 0
-    step_ms: float = 0.0
-    demotions: int = 0
-    failures: int = 0  # to build or load it, in a row
-    strikes: int = 0
-    standing: Standing | None = None
-    report: Report | None = None  # the gate's last one
 
 
 @dataclass

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from perception.serving.candidate import Candidate
 from perception.serving.ladder import Ladder, ServedModel
-from perception.serving.promoter import Candidate, Promoter
+from perception.serving.promoter import Promoter
 from perception.serving.rungs import Size
 from perception.types import Scene
 from perception.wire import EngineRow
