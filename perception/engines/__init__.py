@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Literal
 
 from perception.engines.measured import fastest
-from perception.errors import ModelError
 from perception.protocols import Engine
 
 EngineName = Literal["auto", "onnxruntime", "openvino", "tensorrt", "onnxruntime-cuda", "onnxruntime-tensorrt"]
@@ -49,10 +48,9 @@ def open_engine(graph: Path, name: EngineName = "auto", threads: int = 0) -> Eng
 
         return OnnxRuntimeEngine(graph, threads, "tensorrt")
     if name == "tensorrt":
-        raise ModelError(
-            "tensorrt serves nodes and drives: its plans are made for a camera's size; perception build --labelled "
-            "measures them on pictures"
-        )
+        from perception.engines.accelerators import compiled_and_opened
+
+        return compiled_and_opened(graph)
     match chosen(name):
         case "openvino":
             from perception.engines.openvino import OpenVinoEngine

@@ -5,17 +5,28 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from pathlib import Path
+from typing import Any
 
 from perception.engines.plan import PlanCompiler
 from perception.errors import ModelError
+from perception.protocols import Engine
 
 DEVICES = ("nvidiactl", "nvhost-gpu", "nvgpu", "dxg")  # in /dev: of a card, of a Jetson, of WSL
 
 
 def open_tensorrt() -> PlanCompiler:
     """Raises ModelError, with the fix, where it is not installed."""
+    return _tensorrt().TensorRtCompiler()
+
+
+def compiled_and_opened(graph: Path) -> Engine:
+    """A graph as it is, compiled each time: for measuring on pictures. Raises ModelError, DeviceError."""
+    return _tensorrt().compiled_and_opened(graph)
+
+
+def _tensorrt() -> Any:
     try:
-        return importlib.import_module("perception.engines.tensorrt").TensorRtCompiler()
+        return importlib.import_module("perception.engines.tensorrt")
     except ImportError as error:
         missing = error.name or "tensorrt"
         raise ModelError(

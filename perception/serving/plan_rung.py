@@ -72,6 +72,7 @@ class PlanRung:
     def parts(self, size: Size) -> dict[str, tuple[Path, PlanKey]]:
         """The graphs and their keys, by part. Raises ModelError."""
         if size != self._size or not self._parts:
+            self.compiler.target()  # before the work of making graphs for what is not there
             graphs, profile = self.recipe.graphs(size), {"frame": [*size]}
             keys = {part: (path, key_of(self.compiler, path, self.precision, profile)) for part, path in graphs.items()}
             self._size, self._parts = size, keys
