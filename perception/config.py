@@ -30,9 +30,11 @@ class SourceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     path: str = "road"  # a shipped model's name, or an .onnx file with its card beside it
-    engine: Literal["auto", "onnxruntime", "openvino"] = "auto"
+    engine: Literal["auto", "onnxruntime", "openvino", "tensorrt", "onnxruntime-cuda", "onnxruntime-tensorrt"] = "auto"
     threads: Count = 0  # 0: all cores
     network_every: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 1  # the network looks at every n-th frame
+    precision: Literal["fp32", "fp16", "bf16", "int8", "fp8"] = "fp16"  # that tensorrt computes in
+    cache: str = ""  # folder of compiled engines; empty: the user's cache folder
 
 
 TrackingKind = Literal["auto", "iou", "affinity", "memory"]
@@ -136,6 +138,7 @@ def _beside(launch: Launch, folder: Path) -> Launch:
     launch = replace(launch, calibration=locate(launch.calibration))
     if recording := launch.recording:
         launch = replace(launch, record=replace(recording, folder=locate(recording.folder)))
+    launch = replace(launch, model=replace(launch.model, cache=locate(launch.model.cache)))
     if launch.model.path.endswith(".onnx"):
         launch = replace(launch, model=replace(launch.model, path=locate(launch.model.path)))
     if launch.publish.curve:

@@ -11,7 +11,6 @@ import fcntl
 import hashlib
 import logging
 import os
-import stat
 import struct
 import threading
 import time
@@ -22,6 +21,7 @@ from typing import Annotated, TextIO
 
 import msgspec
 
+from perception.folders import check_private, state_folder
 from perception.propagation.continuation import State, checked
 from perception.types import Scene, TrackState
 
@@ -125,12 +125,6 @@ def usable(data: bytes, about: About, now_ns: int, within_ns: int) -> Checkpoint
     if checkpoint.starts >= MOST_STARTS:
         raise ValueError(f"{checkpoint.starts} starts from it ended before a frame was through")
     return checkpoint
-
-
-def state_folder() -> Path:
-    """Where checkpoints lie: $XDG_STATE_HOME/perception, or ~/.local/state/perception."""
-    home = os.environ.get("XDG_STATE_HOME", "")
-    return (Path(home) if os.path.isabs(home) else Path.home() / ".local" / "state") / "perception"
 
 
 def place(camera: str, endpoints: tuple[str, ...]) -> Path | None:
@@ -301,13 +295,6 @@ class Continuity:
             log.warning("this run can't be continued after a restart: %s: %s", self._file.path, why)
         self._is_broken = True
         self._file.remove()
-
-
-def check_private(folder: Path) -> None:
-    """Raises OSError for a folder that is not there, or that others may write to or read."""
-    found = folder.stat()
-    if found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o077:
-        raise PermissionError(f"{folder} is open to other users: chmod 700 {folder}")
 
 
 def _locked(path: Path) -> TextIO:

@@ -33,7 +33,7 @@ class Display:
         """The node is built: say what runs and how to subscribe."""
         self._node = node
         info, camera = node.source.info(), self._launch.camera
-        engine = node.report.engine
+        engine = node.serving.engine if node.serving else node.report.engine
         size = f"{info.width}x{info.height}" if info.width else "waiting for the camera"
         self._say(
             f"[bold]{self._launch.source.url or 'rendered drive'}[/] {size} -> {self._launch.model.path} on {engine}"

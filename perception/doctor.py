@@ -12,7 +12,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from perception.engines.accelerators import has_cuda_provider, has_gpu, open_tensorrt
+from perception.engines.cache import PlanCache
+from perception.engines.measured import fastest
 from perception.errors import PerceptionError
+from perception.folders import check_private, state_folder
 from perception.machine import cores
 
 
@@ -32,6 +36,7 @@ def examine(port: int = 5601) -> Iterator[Finding]:
     yield from _packages()
     yield from _engines()
     yield from _gpu()
+    yield from _cache()
     yield from _cameras()
     yield from _port(port)
     yield from _state()
@@ -94,8 +99,46 @@ def _gpu() -> Iterator[Finding]:
     driver = Path("/proc/driver/nvidia/version")
     if driver.exists():
         yield Finding("gpu", "ok", driver.read_text().splitlines()[0].strip())
+    if not has_gpu():
+        yield Finding("gpu", "note", "no NVIDIA driver: the network runs on the CPU")
         return
-    yield Finding("gpu", "note", "no NVIDIA driver: the network runs on the CPU")
+    try:
+        target = open_tensorrt().target()
+    except PerceptionError as error:
+        what, _, fix = str(error).partition("; ")
+        yield Finding("gpu", "note", what, fix or "until then the network runs on the CPU")
+    else:
+        what = f"TensorRT {target.version} on {target.device} ({target.capability}), driver {target.driver}"
+        yield Finding("gpu", "ok", what, "perception build road makes its engine before the first drive")
+    if has_cuda_provider():
+        yield Finding("gpu", "ok", "ONNX Runtime has its CUDA provider")
+
+
+def _cache() -> Iterator[Finding]:
+    cache = PlanCache()
+    try:
+        if cache.root.exists():
+            check_private(cache.root)
+    except OSError as error:
+        yield Finding("cache", "wrong", f"compiled engines can't be kept: {error}", "or set model.cache")
+        return
+    plans = list(cache.root.glob("plans/*/plan"))
+    size = sum(path.stat().st_size for path in plans) / 1e6
+    yield Finding("cache", "ok", f"{len(plans)} compiled engines, {size:.0f} MB, in {cache.root}")
+    if measured := fastest():
+        yield Finding("cache", "ok", f"auto takes {measured} on the CPU: perception selftest measured it")
+
+
+def has_accelerator(engine: str) -> tuple[bool, str]:
+    """Whether an engine that is named in a launch file is here, and what is missing where it is not."""
+    if engine == "tensorrt":
+        try:
+            open_tensorrt().target()
+        except PerceptionError as error:
+            return False, str(error)
+    if engine.startswith("onnxruntime-") and not has_cuda_provider():
+        return False, "this ONNX Runtime finds no GPU; pip install onnxruntime-gpu in its place"
+    return True, ""
 
 
 def _cameras() -> Iterator[Finding]:
@@ -131,8 +174,6 @@ def _port(port: int) -> Iterator[Finding]:
 
 
 def _state() -> Iterator[Finding]:
-    from perception.continuity import check_private, state_folder
-
     folder = state_folder()
     try:
         if folder.exists():

@@ -8,10 +8,14 @@ import time
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from perception.protocols import SourceStatus
 from perception.stopwatch import Stopwatch, percentile
 from perception.wire import Health, SourceRow, StageRow
+
+if TYPE_CHECKING:
+    from perception.serving.serving import Serving
 
 log = logging.getLogger(__name__)
 
@@ -83,8 +87,12 @@ class Pulse:
             return (len(self._sent_ns) - 1) * 1e9 / max(1, span)
 
 
-def state_of(pulse: Pulse, source: SourceStatus) -> tuple[str, str]:
-    """The node's state in one word, and why."""
+def state_of(pulse: Pulse, source: SourceStatus, fallen: str = "") -> tuple[str, str]:
+    """The node's state in one word, and why.
+
+    Args:
+        fallen: why a worse engine serves than should.
+    """
     if pulse.stopping:
         return "stopping", pulse.stopping
     busy = pulse.busy_s()
@@ -96,7 +104,7 @@ def state_of(pulse: Pulse, source: SourceStatus) -> tuple[str, str]:
         return "starting", source.reason
     if busy > STUCK_S:
         return "degraded", f"one frame has been in the pipeline for {busy:.1f} s"
-    return "running", ""
+    return ("degraded", fallen) if fallen else ("running", "")
 
 
 def stage_rows(stopwatch: Stopwatch) -> dict[str, StageRow]:
@@ -122,11 +130,13 @@ class HealthReport:
     model: str
     pulse: Pulse
     stopwatch: Stopwatch
+    serving: Serving | None = None  # where there is a choice of engines
     seq: int = 0  # of the last message
     _wall_offset_ns: int = 0
 
     def make(self, source: SourceStatus, published: Published) -> Health:
-        state, reason = state_of(self.pulse, source)
+        serving = self.serving
+        state, reason = state_of(self.pulse, source, serving.fallen if serving else "")
         now = time.monotonic_ns()
         age = self.pulse.age_ms()
         self.seq += 1
@@ -147,12 +157,14 @@ class HealthReport:
             last_frame_age_ms=None if age is None else round(age, 1),
             published=dict(published.messages),
             validity=dict(published.validity),
-            engine=self.engine,
+            engine=serving.engine if serving else self.engine,
             model=self.model,
             stages=stage_rows(self.stopwatch),
             subscribers=published.subscribers,
             rejected=published.rejected,
             send_failures=published.send_failures,
+            engine_reason=serving.reason if serving else "",
+            engines=serving.rows() if serving else (),
         )
 
     def _note_wall_clock(self, offset_ns: int) -> None:

@@ -38,7 +38,7 @@ class Logbook:
     Args:
         recorder: takes it all, never blocks.
         pipeline, encoder: whose state is kept from time to time.
-        engine: name of the one that serves.
+        engine: name of the one that serves; may change between two frames.
         wall_offset_ns: add to a stamp for the wall clock [ns]; None for a drive, whose stamps are all the time it has.
         rewritten: let the pipeline have the images as the recording gives them back.
         saves_on_health: a state that is worse than running saves the recorder's ring.
@@ -54,7 +54,7 @@ class Logbook:
         rewritten: Rewritten | None = None,
         saves_on_health: bool = False,
     ) -> None:
-        self.recorder, self._pipeline, self._encoder, self._engine = recorder, pipeline, encoder, engine
+        self.recorder, self._pipeline, self._encoder, self.engine = recorder, pipeline, encoder, engine
         self._wall_offset_ns, self._rewritten = wall_offset_ns, rewritten
         self._undecided: dict[int, tuple[Frame, int]] = {}  # frames that nothing is decided of, and when they came [ns]
         self._stamp_ns = 0
@@ -148,5 +148,5 @@ class Logbook:
         arrived_ns = self._undecided.pop(frame.seq, (frame, taken_ns))[1]
         looked = self._pipeline.looked
         times = (arrived_ns, taken_ns, done_ns, sent_ns)
-        decision = Decision(frame.seq, frame.stamp_ns, what, reason, looked, self._engine, *times, prompted)
+        decision = Decision(frame.seq, frame.stamp_ns, what, reason, looked, self.engine, *times, prompted)
         self.recorder.decided(decision)

@@ -7,7 +7,7 @@ import os
 import platform
 from pathlib import Path
 
-PACKAGES = ("perception-node", "numpy", "opencv-python-headless", "onnxruntime", "openvino", "scipy", "av")
+PACKAGES = ("perception-node", "numpy", "opencv-python-headless", "onnxruntime", "openvino", "scipy", "av", "tensorrt")
 
 
 def cpu_name() -> str:

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from perception.continuity import Continuity
 from perception.control.server import ControlServer
@@ -19,6 +20,9 @@ from perception.sinks.publisher import Publisher
 from perception.stopwatch import Stopwatch
 from perception.supervision import notify
 from perception.types import Frame, Scene
+
+if TYPE_CHECKING:
+    from perception.serving.serving import Serving
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +56,7 @@ class Node:
         control: takes prompts, which are answered between two frames.
         continuity: keeps what the next process needs to go on with this run.
         logbook: keeps what is decided about every frame, for a recording; closed with the node.
+        serving: where there is a choice of engines: which one serves; changes between two frames.
     """
 
     def __init__(
@@ -66,7 +71,9 @@ class Node:
         control: ControlServer | None = None,
         continuity: Continuity | None = None,
         logbook: Logbook | None = None,
+        serving: Serving | None = None,
     ) -> None:
+        self.serving = serving
         self.continuity, self.logbook = continuity, logbook
         self.source, self.pipeline, self.publisher, self.control = source, pipeline, publisher, control
         self._frames = frames
@@ -83,6 +90,8 @@ class Node:
         start = time.monotonic()
         beat = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
         beat.start()
+        if self.serving:
+            self.serving.begin()
         try:
             for frame in self._frames:
                 self._take(frame)
@@ -110,6 +119,8 @@ class Node:
             self.logbook.close(self.pulse.stopping or "the node ended")
         for sink in self.sinks:
             sink.close()
+        if self.serving:
+            self.serving.close()
         self.pipeline.close()
 
     def _take(self, frame: Frame) -> None:
@@ -119,7 +130,7 @@ class Node:
         if self.logbook and self._is_drive:  # a live source tells it of every capture itself
             frame = self.logbook.captured(frame, taken_ns)
         try:
-            scene = self.pipeline.step(frame)
+            scene = self._scene(frame)
         except PerceptionError as error:
             self._fail(frame, taken_ns, str(error))
             return
@@ -130,6 +141,16 @@ class Node:
         if self.logbook:
             self.logbook.stepped(frame, taken_ns, done_ns, self.publisher.prompted_wanted)
         self._settle(frame, scene)
+
+    def _scene(self, frame: Frame) -> Scene:
+        """Raises PerceptionError."""
+        if self.serving is None:
+            return self.pipeline.step(frame)
+        self.serving.settle()
+        scene = self.serving.mark(self.pipeline.step(frame))
+        if self.logbook:
+            self.logbook.engine = self.serving.engine
+        return scene
 
     def _send(self, frame: Frame, scene: Scene) -> None:
         if self.continuity:

@@ -31,6 +31,11 @@ class Stopwatch:
         with self._lock:
             self._times.setdefault(stage, deque(maxlen=self._kept)).append(ms)
 
+    def clear(self) -> None:
+        """Forget them all: another engine serves from now on."""
+        with self._lock:
+            self._times.clear()
+
     def stages(self) -> dict[str, list[float]]:
         """Copies of the kept durations by stage [ms], in the order in which the stages first ran."""
         with self._lock:

@@ -14,6 +14,7 @@ from tests.fakes import tiny_model
 def state_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What nodes leave for the next process lies in the test's own folder."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state-home"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache-home"))
 
 
 @pytest.fixture

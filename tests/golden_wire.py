@@ -83,6 +83,12 @@ HEALTH = wire.Health(
     model="fast",
     stages={"network": wire.StageRow(14.5, 20.25)},
     subscribers=2,
+    engine_reason="tensorrt-fp16 is building",
+    engines=(
+        wire.EngineRow("tensorrt-fp16", "building", what="network: tactics", done=3, of=10),
+        wire.EngineRow("onnxruntime-cuda", "failed", "out of memory; tried again in 2 s", demotions=1, retry_s=1.5),
+        wire.EngineRow("onnxruntime", "serving", step_ms=14.5),
+    ),
 )
 
 

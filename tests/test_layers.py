@@ -18,6 +18,7 @@ ALLOWED: dict[str, set[str]] = {
     "stopwatch": set(),
     "supervision": set(),
     "machine": set(),
+    "folders": set(),
     "images": {"errors", "opencv"},
     "labels": {"errors"},
     "protocols": {"types"},
@@ -29,17 +30,18 @@ ALLOWED: dict[str, set[str]] = {
     "client": {"types", "errors", "wire", "keys", "clock"},
     "drives": NOUNS | {"geometry", "wire"},
     "sources": NOUNS | {"drives"},
-    "engines": NOUNS,
+    "engines": NOUNS | {"folders", "machine"},
     "models": NOUNS | {"engines"},
     "propagation": NOUNS,
     "sinks": NOUNS | {"wire", "drives", "keys", "geometry"},
-    "continuity": NOUNS | {"propagation"},
-    "health": NOUNS | {"wire"},
+    "continuity": NOUNS | {"propagation", "folders"},
+    "serving": NOUNS | {"engines", "drives", "propagation", "wire"},
+    "health": NOUNS | {"wire", "serving"},
     "control": NOUNS | {"wire", "keys", "sinks", "propagation"},
     "pipeline": NOUNS,
     "logbook": NOUNS | {"wire", "drives", "propagation", "sinks", "pipeline"},
     "switches": NOUNS | {"propagation"},
-    "node": NOUNS | {"health", "pipeline", "sinks", "control", "continuity", "supervision", "logbook"},
+    "node": NOUNS | {"health", "pipeline", "sinks", "control", "continuity", "supervision", "logbook", "serving"},
     "watch": NOUNS | {"client", "wire", "sinks"},
     "view": NOUNS | {"client", "wire", "sinks", "drives"},
     "conversion": NOUNS | {"config", "wire", "drives", "sources", "sinks"},
@@ -52,6 +54,7 @@ ALLOWED["bench"] = ALLOWED["build"] | {"build", "replay"}
 ALLOWED["compare"] = NOUNS | {"wire", "drives", "sinks", "propagation", "replay", "evaluation"}
 ALLOWED["fleet"] = ALLOWED["replay"] | {"replay", "compare"}
 ALLOWED["pytest_plugin"] = {"fleet", "compare", "config", "errors"}
+ALLOWED["prepare"] = ALLOWED["evaluation"] | {"evaluation"}
 ALLOWED["training"] = ALLOWED["evaluation"] | {"evaluation"}
 ALLOWED["cli"] = {*ALLOWED}
 THIRD_PARTY = {

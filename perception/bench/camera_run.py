@@ -22,6 +22,7 @@ from perception.build import (
     identity_of,
     listen,
 )
+from perception.build.serving import build_serving
 from perception.config import RecordConfig
 from perception.node import Node
 from perception.protocols import SourceStatus
@@ -77,7 +78,12 @@ def run_camera(
         model = opened.enter_context(closing(build_model(checked.files, launch, stopwatch)))
         pipeline = build_pipeline(model, checked, stopwatch)
         publisher = opened.enter_context(closing(build_publisher(checked, identity, stopwatch)))
-        report = build_report(checked, identity, model.engine.name, stopwatch)
+        serving = build_serving(checked, pipeline, is_pinned=True)
+        report = build_report(checked, identity, serving.engine if serving else model.engine.name, stopwatch)
+        if serving:  # an accelerator is named: it and nothing else is measured
+            opened.callback(serving.close)
+            serving.expect(size)
+            report.engine = serving.engine
         logbook = build_logbook(checked, identity, pipeline, publisher, report.engine) if record else None
         sinks = listen(launch, logbook, source, None) if logbook else ()
         if beside:
@@ -91,11 +97,11 @@ def run_camera(
             if time.monotonic() > end:
                 node.stop("time is up")
 
-        node = Node(source, iter(source), pipeline, publisher, report, sinks, note, logbook=logbook)
+        node = Node(source, iter(source), pipeline, publisher, report, sinks, note, logbook=logbook, serving=serving)
         opened.callback(node.close)
         cpu_s = time.process_time()
         summary = node.run()
         cpu_s = time.process_time() - cpu_s
     figures.conditions["source"] = f"JPEG camera {size[0]}x{size[1]} at {settings.fps:g} fps"
-    figures.conditions["network"] = f"{checked.files.name} on {model.engine.name}"
+    figures.conditions["network"] = f"{checked.files.name} on {report.engine}"
     return CameraRun(summary.frames, summary.seconds, cpu_s, source.status(), stopwatch, sent_ns)

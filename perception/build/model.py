@@ -6,7 +6,7 @@ from typing import Literal
 
 from perception.build.checks import Checked
 from perception.config import Launch
-from perception.engines import EngineName, chosen, open_engine
+from perception.engines import ACCELERATED, EngineName, beneath, chosen, open_engine
 from perception.errors import ConfigError
 from perception.models.card import ModelFiles
 from perception.models.panoptic import PanopticModel
@@ -24,7 +24,7 @@ LOST_FOR_S = {"iou": 0.35, "affinity": 2.5, "memory": 2.5}
 
 
 def build_model(files: ModelFiles, launch: Launch, stopwatch: Stopwatch) -> SemanticModel | PanopticModel:
-    return open_model(files, launch.model.engine, launch.model.threads, stopwatch)
+    return open_model(files, beneath(launch.model.engine), launch.model.threads, stopwatch)
 
 
 def open_model(
@@ -64,7 +64,7 @@ def give_features(model: PanopticModel, files: ModelFiles, launch: Launch) -> No
     """
     model.wants_features = True
     if files.encoder and launch.model.network_every > 1 and not model.has_encoder:
-        model.open_encoder(open_engine(files.encoder, launch.model.engine, launch.model.threads))
+        model.open_encoder(open_engine(files.encoder, beneath(launch.model.engine), launch.model.threads))
 
 
 def build_propagator(launch: Launch, files: ModelFiles, mask_size: tuple[int, int]) -> Propagator:
@@ -85,7 +85,7 @@ def build_propagator(launch: Launch, files: ModelFiles, mask_size: tuple[int, in
             return FusedPropagator(mask_size, life, AffinityCarrier(), *smoothed)
         case "memory":
             assert files.propagator is not None
-            engine = open_engine(files.propagator, launch.model.engine, launch.model.threads)
+            engine = open_engine(files.propagator, beneath(launch.model.engine), launch.model.threads)
             return FusedPropagator(mask_size, life, MemoryCarrier(engine), *smoothed)
 
 
@@ -94,7 +94,7 @@ def tracking_kind(launch: Launch, files: ModelFiles) -> Literal["iou", "affinity
     card, kind, skips = files.card, launch.tracking.kind, launch.model.network_every > 1
     if kind == "auto":
         # beside ONNX Runtime on a CPU the memory would take the frame rate from 28 to 18 (docs/propagation.md)
-        is_slow = chosen(launch.model.engine) == "onnxruntime"
+        is_slow = launch.model.engine not in ACCELERATED and chosen(launch.model.engine) == "onnxruntime"
         return "memory" if card.propagator and (card.encoder or not skips) and not is_slow else "iou"
     if kind == "iou":
         return kind

@@ -10,6 +10,7 @@ from perception.build.continuity import build_continuity, open_checkpoint
 from perception.build.identity import identity_of
 from perception.build.logbook import build_logbook
 from perception.build.model import build_model, build_pipeline
+from perception.build.serving import Ways, build_serving, is_pinned
 from perception.clock import boot_id
 from perception.config import Launch
 from perception.control.answers import Answers
@@ -30,8 +31,16 @@ from perception.types import Scene
 DEFAULT_CONTROL = "tcp://127.0.0.1:5602"
 
 
-def build_node(launch: Launch, sinks: Sequence[Sink] = (), on_scene: Callable[[Scene], None] | None = None) -> Node:
+def build_node(
+    launch: Launch,
+    sinks: Sequence[Sink] = (),
+    on_scene: Callable[[Scene], None] | None = None,
+    ways: Ways | None = None,
+) -> Node:
     """Open everything that a launch file names, the endpoints first: a second node stops before it touches a camera.
+
+    Args:
+        ways: how engines are changed, where there is a choice.
 
     Raises:
         PerceptionError: one line saying what can't be opened and how to mend it.
@@ -55,14 +64,21 @@ def build_node(launch: Launch, sinks: Sequence[Sink] = (), on_scene: Callable[[S
         frames = None if launch.recording else iter(source)
         model = opened.enter_context(closing(build_model(checked.files, launch, stopwatch)))
         pipeline = build_pipeline(model, checked, stopwatch)
+        serving = build_serving(checked, pipeline, ways, is_pinned(launch, info))
+        if serving:
+            opened.callback(serving.close)
+            serving.expect((info.width, info.height))
         report = build_report(checked, identity, model.engine.name, stopwatch)
+        report.serving = serving
         continuity = build_continuity(checkpoint, pipeline, publisher, report) if checkpoint else None
-        logbook = build_logbook(checked, identity, pipeline, publisher, report.engine) if launch.recording else None
+        engines = serving.engines if serving else report.engine
+        logbook = build_logbook(checked, identity, pipeline, publisher, engines) if launch.recording else None
         if logbook:
+            logbook.engine = serving.engine if serving else report.engine
             opened.callback(logbook.close, "the node did not start")
             sinks = (*sinks, *listen(launch, logbook, source, control))
         frames = frames or iter(source)
-        node = Node(source, frames, pipeline, publisher, report, sinks, on_scene, control, continuity, logbook)
+        node = Node(source, frames, pipeline, publisher, report, sinks, on_scene, control, continuity, logbook, serving)
         opened.pop_all()  # the node closes them from here on
         return node
 

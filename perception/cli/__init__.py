@@ -49,6 +49,7 @@ def main() -> None:
         "compare",
         "test",
         "inspect",
+        "build",
         "train",
         "evaluate",
         "export",

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 def evaluate(
     data: Annotated[Path, typer.Argument(help="Folder with images/ and labels/, and instances/ where known.")],
     model: Annotated[str | None, typer.Option(help="A shipped model's name or an .onnx file; else 'road'.")] = None,
-    engine: Annotated[str, typer.Option(help="auto, onnxruntime or openvino.")] = "auto",
+    engine: Annotated[str, typer.Option(help="auto, onnxruntime, openvino, onnxruntime-cuda or tensorrt.")] = "auto",
     checkpoint: Annotated[Path | None, typer.Option(help="Instead, a .safetensors file of `train`.")] = None,
     size: Annotated[str, typer.Option(help="Of a checkpoint's input; averaged over several: 640x352,768x432.")] = (
         "640x352"

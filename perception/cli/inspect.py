@@ -22,12 +22,16 @@ def check(
     """Check a launch file, its model, topics, calibration and keys, without opening a camera."""
     from perception.build import check_launch
     from perception.config import read_launch
+    from perception.doctor import has_accelerator
 
     checked = check_launch(read_launch(launch_file))
     topics = ", ".join(f"{checked.launch.camera}/{spec.name}" for spec in checked.topics)
     print(f"{launch_file}: good")
     print(f"  model   {checked.files.name} ({checked.files.identity})")
     print(f"  topics  {topics}")
+    engine = checked.launch.model.engine
+    is_there, missing = has_accelerator(engine)
+    print(f"  engine  {engine}" + ("" if is_there else f": not here: {missing}; the CPU would serve, as degraded"))
     print(f"  on      {', '.join(checked.launch.publish.endpoints)}{' (CURVE)' if checked.curve else ''}")
 
 
@@ -104,7 +108,7 @@ def bench(
     drive: Annotated[str, typer.Option(help="A video or a folder of pictures; empty: a rendered drive.")] = "",
     seconds: Annotated[float, typer.Option(min=1, help="How long the node and others run.")] = 20.0,
     model: Annotated[str, typer.Option(help="A shipped model's name or an .onnx file.")] = "road",
-    engine: Annotated[str, typer.Option(help="auto, onnxruntime or openvino.")] = "auto",
+    engine: Annotated[str, typer.Option(help="auto, onnxruntime, openvino, onnxruntime-cuda or tensorrt.")] = "auto",
     threads: Annotated[int, typer.Option(min=0, help="Worker threads of the engine; 0: all cores.")] = 0,
     fps: Annotated[float, typer.Option(min=1, help="Rate of the simulated camera.")] = 30.0,
     network_every: Annotated[int, typer.Option(min=1, help="The network looks at every n-th frame.")] = 1,

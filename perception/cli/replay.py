@@ -46,7 +46,7 @@ def replay(
         list[str] | None, typer.Option("--topic", "-t", help="Which masks: road, lane, pedestrian, ...")
     ] = None,
     model: Annotated[str, typer.Option(help="A shipped model's name or an .onnx file with its card.")] = "",
-    engine: Annotated[str, typer.Option(help="auto, onnxruntime or openvino.")] = "",
+    engine: Annotated[str, typer.Option(help="auto, onnxruntime, openvino, onnxruntime-cuda or tensorrt.")] = "",
     network_every: Annotated[int | None, typer.Option(min=1, help="The network looks at every n-th frame.")] = None,
     fast: Annotated[bool, typer.Option("--fast", help="As fast as possible instead of at the drive's pace.")] = False,
     speed: Annotated[float, typer.Option(min=0.1, max=10, help="Times as fast as it was recorded.")] = 1.0,

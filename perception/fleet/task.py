@@ -18,7 +18,7 @@ import msgspec
 from perception.build import Checked, calibration_hash, check_launch, tracking_kind
 from perception.config import Launch, PublishConfig
 from perception.drives.recording import open_recording
-from perception.engines import chosen
+from perception.engines import ACCELERATED, chosen
 from perception.errors import RecordingError, reason
 from perception.fleet.drive_set import Drive, content_hash
 from perception.fleet.figures import Figures, figures_of
@@ -150,7 +150,9 @@ def launch_of(task: Task) -> Launch:
 def key_of(content: str, launch: Launch, checked: Checked, mode: Mode) -> str:
     """SHA-256, hexadecimal, over the drive and all that decides what is said about it: the number of threads does not,
     nor do the places of files."""
-    model = (checked.files.identity, chosen(launch.model.engine), launch.model.network_every)
+    engine = launch.model.engine
+    engine = f"{engine}-{launch.model.precision}" if engine in ACCELERATED else chosen(engine)
+    model = (checked.files.identity, engine, launch.model.network_every)
     tracking = (launch.tracking, tracking_kind(launch, checked.files))
     said = (launch.camera, launch.topics, launch.groups, launch.publish.encoding, calibration_hash(checked))
     text = msgspec.json.encode(

@@ -14,7 +14,7 @@ from perception.wire.layout import (
     valid_topic,
 )
 from perception.wire.pixels import ENCODINGS, MAX_RAW, MAX_SIDE
-from perception.wire.schema import EventRow, Header, Health, SourceRow, StageRow, TrackRow
+from perception.wire.schema import EngineRow, EventRow, Header, Health, SourceRow, StageRow, TrackRow
 
 __all__ = [
     "ENCODINGS",
@@ -23,6 +23,7 @@ __all__ = [
     "MAX_SIDE",
     "MAX_TOPIC",
     "VERSION",
+    "EngineRow",
     "EventRow",
     "Header",
     "Health",

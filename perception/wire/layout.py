@@ -33,8 +33,12 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-VERSION = (1, 1)
+VERSION = (1, 2)
 """Major and minor of the layout that this package writes. It reads every minor of its major."""
+_MINORS = {Kind.HEALTH: 2}
+"""The minor version that last changed a kind, which is what its messages say: others stay what they were, to the byte,
+so that a drive recorded before is still replayed exactly."""
+_MINOR = 1
 MAX_TOPIC = 48
 """Longest topic [bytes]: a subscription to it must fit the 64 bytes that a publisher takes from a peer."""
 MAX_HEADER = 1 << 20
@@ -148,7 +152,19 @@ def encode(
         raise WireError(f"{topic}: a header of {len(extra)} bytes: at most {MAX_HEADER}")
     code = ENCODINGS.index(encoding)
     fixed = _FIXED.pack(
-        _MAGIC, *VERSION, kind, code, len(extra), len(payload), len(raw), *size, 0, seq, frame_seq, stamp_ns
+        _MAGIC,
+        VERSION[0],
+        _MINORS.get(kind, _MINOR),
+        kind,
+        code,
+        len(extra),
+        len(payload),
+        len(raw),
+        *size,
+        0,
+        seq,
+        frame_seq,
+        stamp_ns,
     )
     front = topic.encode() + b"\0"
     crc = _crc(front + fixed[:_CRC_AT], fixed[_CRC_AT + 4 :], extra, payload)

@@ -75,6 +75,20 @@ class StageRow(msgspec.Struct, frozen=True):
     p99_ms: float
 
 
+class EngineRow(msgspec.Struct, frozen=True):
+    """One engine that could serve, from version 1.2 on."""
+
+    name: str
+    state: str  # waiting | building | opening | testing | ready | serving | failed | refused
+    reason: str = ""
+    what: str = ""  # what its build does now
+    done: int = 0  # of it
+    of: int = 0
+    step_ms: float = 0.0  # a frame, median; 0 = not known
+    demotions: int = 0  # how often it was left in this run
+    retry_s: float = 0.0  # until a failed one is tried again [s]
+
+
 class Health(msgspec.Struct, frozen=True):
     """How the node is. Sent ten times a second, also when no frame comes."""
 
@@ -99,3 +113,6 @@ class Health(msgspec.Struct, frozen=True):
     subscribers: int = 0
     rejected: int = 0  # peers that failed the handshake: unknown key, plain text, not ZeroMQ
     send_failures: int = 0
+    # from version 1.2 on:
+    engine_reason: str = ""  # why this engine serves, where there is a choice
+    engines: tuple[EngineRow, ...] = ()  # all that there are, best first, where there is a choice

@@ -1,0 +1,93 @@
+"""What of a model is compiled or loaded for an engine, and how it becomes a model again."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from perception.build.lowering import ENCODER, NETWORK, PROPAGATOR, LoweredGraphs
+from perception.config import Launch
+from perception.models.card import ModelFiles
+from perception.models.panoptic import PanopticModel
+from perception.models.semantic import SemanticModel
+from perception.protocols import Engine
+from perception.serving.rungs import Opened, Size
+from perception.stopwatch import Stopwatch
+
+FEATURES = ("keys", "context", "fine8", "fine4")
+
+
+class AsTheyAre:
+    """The model's own graphs: the image is scaled, and things are grouped, on the host.
+
+    Args:
+        has_features: the propagator needs them.
+        has_carrier: it has a graph of its own.
+        stopwatch: of the pipeline, which hears of the model's stages from when it serves.
+    """
+
+    def __init__(
+        self, files: ModelFiles, launch: Launch, has_features: bool, has_carrier: bool, stopwatch: Stopwatch
+    ) -> None:
+        self._files, self._launch, self._stopwatch = files, launch, stopwatch
+        self._has_features, self._has_carrier = has_features, has_carrier
+
+    @property
+    def has_encoder(self) -> bool:
+        """The frames that the network skips are looked at too."""
+        return self._has_features and bool(self._files.encoder) and self._launch.model.network_every > 1
+
+    def graphs(self, size: Size) -> Mapping[str, Path]:
+        files = self._files
+        found = {NETWORK: files.graph}
+        found |= {ENCODER: files.encoder} if self.has_encoder and files.encoder else {}
+        return found | ({PROPAGATOR: files.propagator} if self._has_carrier and files.propagator else {})
+
+    def assemble(self, engines: Mapping[str, Engine], name: str, size: Size) -> Opened:
+        kinds: dict[str, Any] = {"semantic": SemanticModel, "panoptic": PanopticModel}
+        return self._assembled(kinds[self._files.card.kind](self._files, engines[NETWORK]), engines, name)
+
+    def _assembled(self, model: Any, engines: Mapping[str, Engine], name: str) -> Opened:
+        if self._has_features:
+            model.wants_features = True
+        if ENCODER in engines:
+            model.open_encoder(engines[ENCODER])
+
+        def began() -> None:
+            self._stopwatch.clear()
+            model.time = self._stopwatch
+
+        return Opened(name, model, engines.get(PROPAGATOR), began)
+
+
+class Lowered(AsTheyAre):
+    """The whole way of a camera's frame as one graph, for accelerators.
+
+    Args:
+        store: where lowered graphs are kept.
+    """
+
+    def __init__(
+        self,
+        files: ModelFiles,
+        launch: Launch,
+        has_features: bool,
+        has_carrier: bool,
+        stopwatch: Stopwatch,
+        store: LoweredGraphs,
+    ) -> None:
+        super().__init__(files, launch, has_features, has_carrier, stopwatch)
+        self._store = store
+
+    def graphs(self, size: Size) -> Mapping[str, Path]:
+        return self._store.graphs(self._files, [*super().graphs(size)], size, self._launch.model.precision)
+
+    def assemble(self, engines: Mapping[str, Engine], name: str, size: Size) -> Opened:
+        compiled: Any = importlib.import_module("perception.models.compiled")
+        if PROPAGATOR in engines:  # what goes from one to the other on the accelerator stays there
+            for engine in (engines[part] for part in (NETWORK, ENCODER) if part in engines):
+                if leave := getattr(engine, "leave", None):
+                    leave(FEATURES)
+        return self._assembled(compiled.CompiledModel(self._files, engines[NETWORK]), engines, name)

@@ -1,0 +1,189 @@
+"""A rung whose graphs are compiled for this machine, and kept in the cache."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+
+from perception.engines.building import LOWEST, Order, key_of, named
+from perception.engines.cache import Manifest, PlanCache, PlanKey, Refusal, Trial
+from perception.engines.child_build import build_in_child
+from perception.engines.plan import PlanCompiler, Precision, Progress
+from perception.errors import ModelError
+from perception.protocols import Engine
+from perception.serving.report import Report
+from perception.serving.rungs import Opened, Refused, Size
+
+log = logging.getLogger(__name__)
+
+MOST_DEATHS = 3  # of processes that had just loaded a plan: then it may be what ends them
+REPORT = "conformance"
+
+
+class Recipe(Protocol):
+    """What is compiled of a model, and how its plans make a model again."""
+
+    def graphs(self, size: Size) -> Mapping[str, Path]:
+        """The graphs for camera frames of this size, by part. Raises ModelError."""
+        ...
+
+    def assemble(self, engines: Mapping[str, Engine], name: str, size: Size) -> Opened:
+        """Raises ModelError where the engines are not what the card says."""
+        ...
+
+
+class PlanRung:
+    """Compiles in a child process, loads from the cache.
+
+    Args:
+        opens: makes the compiler; in a background thread, for that may take a second. Raises ModelError.
+        niceness: of the build.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        opens: Callable[[], PlanCompiler],
+        recipe: Recipe,
+        cache: PlanCache,
+        precision: Precision,
+        niceness: int = LOWEST,
+    ) -> None:
+        self.name = f"{name}-{precision}"
+        self.precision: Precision = precision
+        self._opens, self.recipe, self._cache, self._niceness = opens, recipe, cache, niceness
+        self._compiler: PlanCompiler | None = None
+        self._size: Size = (0, 0)
+        self._parts: dict[str, tuple[Path, PlanKey]] = {}
+        self._trials: list[Trial] = []
+
+    @property
+    def compiler(self) -> PlanCompiler:
+        """Raises ModelError."""
+        if self._compiler is None:
+            self._compiler = self._opens()
+        return self._compiler
+
+    def parts(self, size: Size) -> dict[str, tuple[Path, PlanKey]]:
+        """The graphs and their keys, by part. Raises ModelError."""
+        if size != self._size or not self._parts:
+            self.compiler.target()  # before the work of making graphs for what is not there
+            graphs, profile = self.recipe.graphs(size), {"frame": [*size]}
+            keys = {part: (path, key_of(self.compiler, path, self.precision, profile)) for part, path in graphs.items()}
+            self._size, self._parts = size, keys
+        return self._parts
+
+    def needs_build(self, size: Size) -> bool:
+        try:
+            for _, key in self.parts(size).values():
+                self._cache.find(key)
+        except Refusal:
+            return True
+        return False
+
+    def prepare(self, size: Size, progress: Progress, cancelled: Callable[[], bool]) -> None:
+        for part, (graph, key) in self.parts(size).items():
+            try:
+                self._cache.find(key)
+                log.info("%s: the plan of its %s is in the cache", self.name, part)
+                continue
+            except Refusal as refusal:
+                if str(refusal):
+                    log.warning("%s: the plan of its %s is built anew: %s", self.name, part, refusal)
+            self._cache.prepare()
+            self._build(part, graph, key, progress, cancelled)
+
+    def _build(self, part: str, graph: Path, key: PlanKey, progress: Progress, cancelled: Callable[[], bool]) -> None:
+        profile = {"frame": [*self._size]}
+        what = f"{graph.stem} {part} {self.name}"
+        order = Order(
+            named(self.compiler), str(graph), self.precision, str(self._cache.root), profile, what, self._niceness
+        )
+        log.info("%s: building the plan of its %s", self.name, part)
+        build_in_child(order, self._cache, key, lambda w, d, n: progress(f"{part}: {w}", d, n), cancelled)
+
+    def open(self) -> Opened:
+        engines: dict[str, Engine] = {}
+        try:
+            for part, (_, key) in self._parts.items():
+                engines[part] = self._load(key)
+            return self.recipe.assemble(engines, self.name, self._size)
+        except BaseException:
+            self.settled()
+            for engine in engines.values():
+                with contextlib.suppress(Exception):
+                    engine.close()
+            raise
+
+    def _load(self, key: PlanKey) -> Engine:
+        if (deaths := self._cache.deaths(key)) >= MOST_DEATHS:
+            raise Refused(
+                f"{deaths} processes that loaded {self._cache.entry(key)} died soon after; perception build --again"
+            )
+        try:
+            plan = self._cache.find(key)
+        except Refusal as refusal:
+            raise ModelError(f"its plan can't be loaded: {refusal}") from None
+        with contextlib.suppress(OSError):  # a cache that can only be read: nothing is known of deaths
+            self._trials.append(self._cache.begin_trial(key))
+        try:
+            return self.compiler.open(plan)
+        except ModelError:
+            self._cache.remove(key)
+            raise
+
+    def judged(self, report: Report) -> None:
+        for _, key in self._parts.values():
+            told = msgspec.json.format(msgspec.json.encode(report), indent=1).decode()
+            self._cache.annotate(key, f"{REPORT}.json", told)
+            self._cache.annotate(key, f"{REPORT}.txt", report.text())
+
+    def settled(self) -> None:
+        trials, self._trials = self._trials, []
+        for trial in trials:
+            with contextlib.suppress(OSError):
+                trial.end()
+
+    def forget(self, size: Size) -> None:
+        """Have its plans built anew, and forget the processes that died with them. Raises ModelError."""
+        for _, key in self.parts(size).values():
+            self._cache.forgive(key)
+            self._cache.remove(key)
+
+    def manifests(self, size: Size) -> dict[str, tuple[Path, Manifest]]:
+        """The folder of each part's plan, and what lies beside it. Raises ModelError."""
+        keys = {part: key for part, (_, key) in self.parts(size).items()}
+        told = {part: (self._cache.entry(key), self._cache.manifest(key)) for part, key in keys.items()}
+        return {part: (folder, manifest) for part, (folder, manifest) in told.items() if manifest}
+
+
+class DirectRung:
+    """An engine that takes the graphs as they are.
+
+    Args:
+        opens: opens it. Raises ModelError, DeviceError.
+    """
+
+    def __init__(self, name: str, opens: Callable[[], Opened], precision: Precision = "fp32") -> None:
+        self.name, self._opens = name, opens
+        self.precision: Precision = precision
+
+    def open(self) -> Opened:
+        return self._opens()
+
+    def needs_build(self, size: Size) -> bool:
+        return False
+
+    def prepare(self, size: Size, progress: Progress, cancelled: Callable[[], bool]) -> None:
+        """Nothing."""
+
+    def judged(self, report: Report) -> None:
+        """Nothing: it is said in health."""
+
+    def settled(self) -> None:
+        """Nothing."""

@@ -1,0 +1,100 @@
+"""`perception build` and `perception selftest`. No GPU was used: the compiler is `tests.plan_fakes`."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from perception.config import Launch
+from perception.engines import chosen, measured
+from perception.errors import ConfigError, ModelError
+from perception.opencv import cv2
+from perception.prepare import Wishes, prepare, selftest
+from tests.test_panoptic import tiny_panoptic
+from tests.test_plan_cache import faults  # noqa: F401  # a fixture
+from tests.test_serving import WAYS, compiles, launch_of
+
+WISHES = Wishes((64, 32))
+
+
+def quiet(what: str, done: int, of: int) -> None: ...
+
+
+def test_a_model_is_built_once_and_reported(tmp_path: Path, faults: Path) -> None:  # noqa: F811
+    launch, told = launch_of(tmp_path), []
+    done = prepare(launch, WISHES, lambda *news: told.append(news), WAYS)
+    assert ("network: tactics", 5, 10) in told
+    assert done.report.passed
+    ((folder, manifest),) = done.plans.values()
+    assert (folder / "plan").stat().st_size == manifest.size
+    prepare(launch, WISHES, quiet, WAYS)
+    assert compiles(faults) == 1
+    prepare(launch, dataclasses.replace(WISHES, again=True), quiet, WAYS)
+    assert compiles(faults) == 2
+
+
+def test_what_does_not_agree_is_refused(tmp_path: Path, faults: Path) -> None:  # noqa: F811
+    (faults / "compile").write_text("wrong")
+    with pytest.raises(ModelError, match="labels are equal"):
+        prepare(launch_of(tmp_path), WISHES, quiet, WAYS)
+
+
+def test_calibration_is_of_some_precisions_only(tmp_path: Path, faults: Path) -> None:  # noqa: F811
+    wishes = dataclasses.replace(WISHES, calibrate=tmp_path)
+    with pytest.raises(ConfigError, match="fp16 needs no pictures"):
+        prepare(launch_of(tmp_path), wishes, quiet, WAYS)
+
+
+def labelled(folder: Path) -> Path:
+    """One picture, green and blue, whose truth is what the tiny network says of it."""
+    for name in ("images", "labels"):
+        (folder / name).mkdir(parents=True)
+    image, labels = np.zeros((32, 64, 3), np.uint8), np.ones((32, 64), np.uint8)
+    image[..., 1] = 200
+    image[8:24, 8:24], labels[8:24, 8:24] = (200, 0, 0), 2  # OpenCV writes BGR
+    cv2.imwrite(str(folder / "images" / "a.png"), image)
+    cv2.imwrite(str(folder / "labels" / "a.png"), labels)
+    return folder
+
+
+def test_the_loss_by_class_is_measured_where_asked(tmp_path: Path, faults: Path) -> None:  # noqa: F811
+    if importlib.util.find_spec("perception.models.precision_loss") is None:
+        pytest.skip("this version measures no loss of precision")
+    wishes = dataclasses.replace(WISHES, labelled=labelled(tmp_path / "data"))
+    loss = prepare(launch_of(tmp_path), wishes, quiet, WAYS).loss
+    assert [(name, points) for name, _, _, points in loss.rows()] == [("road", 0.0), ("person", 0.0)]
+    with pytest.raises(ModelError, match="at most -1"):
+        prepare(launch_of(tmp_path), dataclasses.replace(wishes, max_loss=-1.0), quiet, WAYS)
+
+
+def test_auto_takes_the_engine_that_was_measured_to_be_the_fastest(tmp_path: Path) -> None:
+    pytest.importorskip("openvino", reason="the openvino extra is not installed")
+    assert chosen("auto") == "openvino"
+    measured.remember({"onnxruntime": 1.0, "openvino": 2.0})
+    assert chosen("auto") == "onnxruntime"
+    assert chosen("openvino") == "openvino"
+
+
+def test_what_was_measured_on_another_machine_is_not_taken(tmp_path: Path) -> None:
+    pytest.importorskip("openvino", reason="the openvino extra is not installed")
+    path = measured.remember({"onnxruntime": 1.0})
+    path.write_bytes(msgspec.json.encode(msgspec.json.decode(path.read_bytes()) | {"cpu": "another"}))
+    assert chosen("auto") == "openvino"
+    path.write_bytes(b"{")
+    assert chosen("auto") == "openvino"
+
+
+def test_a_selftest_remembers_who_agrees_and_is_fast(tmp_path: Path) -> None:
+    reports = selftest(str(tiny_panoptic(tmp_path)), quiet)
+    assert reports
+    assert all(report.passed for report in reports)
+    assert measured.fastest() == min(reports, key=lambda report: report.step_ms).engine.partition("-")[0]
+
+
+def test_precision_and_cache_are_of_the_launch_file(tmp_path: Path) -> None:
+    assert (Launch(version=1).model.precision, Launch(version=1).model.cache) == ("fp16", "")
