@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -54,6 +55,25 @@ class OnnxRuntimeEngine:
 
     def close(self) -> None:
         """Nothing to release before the object goes."""
+
+
+def folded(graph: bytes, name: str) -> bytes:
+    """A graph with everything computed that does not depend on its input, still in plain ONNX operators.
+
+    Raises:
+        ModelError: it is not a graph that ONNX Runtime can load.
+    """
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.log_severity_level = 4
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "folded.onnx"
+        options.optimized_model_filepath = str(out)
+        try:
+            onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        except Exception as error:
+            raise ModelError(f"{name}: ONNX Runtime can't load it: {one_line(error)}") from None
+        return out.read_bytes()
 
 
 def one_line(error: BaseException, limit: int = 200) -> str:
