@@ -12,6 +12,6 @@ from perception.errors import ModelError
 if importlib.util.find_spec("onnx") is None:
     raise ModelError("onnx, which writes graphs for accelerators, is missing; pip install 'perception-node[tensorrt]'")
 
-from perception.models.lowering.frame import lower, lower_encoder, lower_propagator  # noqa: E402
+from perception.models.lowering.frame import lower, lower_encoder, lower_propagator
 
 __all__ = ["lower", "lower_encoder", "lower_propagator"]
