@@ -113,7 +113,9 @@ class Pinned:
         self.address = int(call(cudart.cudaHostAlloc, size, cudart.cudaHostAllocDefault))
         memory = (ctypes.c_uint8 * size).from_address(self.address)
         weakref.finalize(memory, cudart.cudaFreeHost, self.address)
-        self.array: NDArray = np.frombuffer(memory, kind, math.prod(shape)).reshape(shape)
+        self.array: NDArray = (
+            np.ctypeslib.as_array(memory)[: kind.itemsize * math.prod(shape)].view(kind).reshape(shape)
+        )
         self.array[...] = 0
 
 

@@ -13,5 +13,6 @@ if importlib.util.find_spec("onnx") is None:
     raise ModelError("onnx, which writes graphs for accelerators, is missing; pip install 'perception-node[tensorrt]'")
 
 from perception.models.lowering.frame import lower, lower_encoder, lower_propagator
+from perception.models.lowering.precision import in_precision
 
-__all__ = ["lower", "lower_encoder", "lower_propagator"]
+__all__ = ["in_precision", "lower", "lower_encoder", "lower_propagator"]

@@ -13,6 +13,7 @@ from perception.models.lowering.arrays import FLOAT, UINT8, Tensor, Writer
 from perception.models.lowering.camera import prepared
 from perception.models.lowering.merging import Grouped, Seen, grid_of, grouped
 from perception.models.lowering.network import load_network
+from perception.models.lowering.precision import drop_unused
 
 PREFIX = "network/"  # of everything that is the network's own
 Shape = tuple[int, ...]
@@ -155,7 +156,7 @@ class _Network:
         """Checked, with the shapes of all tensors, without what leads to no output."""
         graph = self.model.graph
         del graph.value_info[:]
-        _drop_unused(graph)
+        drop_unused(graph)
         self.model.ir_version = min(self.model.ir_version, 10)  # what TensorRT's older parsers read
         graph.name, self.model.producer_name = "lowered", "perception"
         onnx.checker.check_model(self.model)
@@ -177,16 +178,3 @@ def _on_grid(confidence: Tensor, shape: Shape, grid: Shape, name: str) -> Tensor
     raise ModelError(
         f"{name}: confidence is {shape[1]}x{shape[0]} on centres of {grid[1]}x{grid[0]}: no whole multiple"
     )
-
-
-def _drop_unused(graph: onnx.GraphProto) -> None:
-    """Remove nodes and initializers that no output depends on."""
-    wanted, kept = {output.name for output in graph.output}, []
-    for node in reversed(graph.node):
-        if wanted & set(node.output):
-            wanted |= set(node.input)
-            kept.append(node)
-    constants = [i for i in graph.initializer if i.name in wanted]
-    del graph.node[:], graph.initializer[:]
-    graph.node.extend(reversed(kept))
-    graph.initializer.extend(constants)
