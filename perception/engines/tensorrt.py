@@ -17,7 +17,7 @@ from perception.engines.tensorrt_api import (
     set_tactics,
     watch,
 )
-from perception.errors import DeviceError, ModelError
+from perception.errors import DeviceError, ModelError, reason
 
 if TYPE_CHECKING:
     from perception.engines.tensorrt_engine import TensorRtEngine
@@ -100,7 +100,7 @@ class TensorRtCompiler:
         try:
             engine = runtime.deserialize_cuda_engine(plan.read_bytes())
         except OSError as error:
-            raise ModelError(f"{plan}: {(error.strerror or str(error)).lower()}") from None
+            raise ModelError(f"{plan}: {reason(error)}") from None
         if engine is None:
             raise _failure(f"{plan.name}: TensorRT {trt.__version__} can't load it: {log.last('no reason given')}")
         return TensorRtEngine(trt, runtime, engine, log)
@@ -125,14 +125,14 @@ def _parse(trt: Any, network: Any, graph: Path, log: Any) -> None:
     try:
         data = graph.read_bytes()
     except OSError as error:
-        raise ModelError(f"{graph}: {(error.strerror or str(error)).lower()}") from None
+        raise ModelError(f"{graph}: {reason(error)}") from None
     if parser.parse(data):
         return
-    error = parser.get_error(0) if parser.num_errors else None
-    if error is None:
+    wrong = parser.get_error(0) if parser.num_errors else None
+    if wrong is None:
         raise _failure(f"{graph.name}: TensorRT {trt.__version__} can't read it: {log.last('no reason given')}")
-    words = " ".join(error.desc().split())[:300]
-    raise ModelError(f"{graph.name}: TensorRT {trt.__version__} can't read it: node {error.node()}: {words}")
+    words = " ".join(wrong.desc().split())[:300]
+    raise ModelError(f"{graph.name}: TensorRT {trt.__version__} can't read it: node {wrong.node()}: {words}")
 
 
 def _with_timings(config: Any, file: Path) -> Any:
@@ -151,6 +151,6 @@ def _write(path: Path, data: Any) -> None:
         part.write_bytes(memoryview(data))
         os.replace(part, path)
     except OSError as error:
-        raise ModelError(f"{path}: {(error.strerror or str(error)).lower()}") from None
+        raise ModelError(f"{path}: {reason(error)}") from None
     finally:
         part.unlink(missing_ok=True)
