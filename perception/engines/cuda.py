@@ -155,7 +155,7 @@ class Stream:
             yield graph
         except BaseException:
             _, unfinished = cudart.cudaStreamEndCapture(self._handle)
-            if unfinished is not None and int(unfinished):
+            if unfinished is not None:
                 cudart.cudaGraphDestroy(unfinished)
             cudart.cudaGetLastError()
             raise

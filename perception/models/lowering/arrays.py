@@ -167,6 +167,13 @@ class Writer:
         return self._known[key]
 
     def give(self, tensor: Tensor, name: str, dtype: int, shape: Sequence[int]) -> None:
-        """Make a tensor an output of the graph."""
-        self.graph.node.append(helper.make_node("Identity", [tensor.name], [name], self._name("give")))
+        """Make a tensor an output of the graph.
+
+        What was written last gets the name itself: TensorRT lets bytes come out of a Cast, but of no Identity.
+        """
+        last = self.graph.node[-1] if self.graph.node else None
+        if last is not None and list(last.output) == [tensor.name]:
+            last.output[0] = name
+        else:
+            self.graph.node.append(helper.make_node("Identity", [tensor.name], [name], self._name("give")))
         self.graph.output.append(helper.make_tensor_value_info(name, dtype, list(shape)))
