@@ -30,7 +30,7 @@ class SourceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     path: str = "road"  # a shipped model's name, or an .onnx file with its card beside it
-    engine: Literal["auto", "onnxruntime", "openvino"] = "auto"
+    engine: Literal["auto", "onnxruntime", "openvino", "tensorrt", "onnxruntime-cuda", "onnxruntime-tensorrt"] = "auto"
     threads: Count = 0  # 0: all cores
     network_every: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 1  # the network looks at every n-th frame
 

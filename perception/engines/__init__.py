@@ -8,10 +8,11 @@ from typing import Literal
 
 from perception.protocols import Engine
 
-EngineName = Literal["auto", "onnxruntime", "openvino"]
+Chosen = Literal["onnxruntime", "openvino", "tensorrt", "onnxruntime-cuda", "onnxruntime-tensorrt"]
+EngineName = Literal["auto", "onnxruntime", "openvino", "tensorrt", "onnxruntime-cuda", "onnxruntime-tensorrt"]
 
 
-def chosen(name: EngineName) -> Literal["onnxruntime", "openvino"]:
+def chosen(name: EngineName) -> Chosen:
     """What "auto" means on this machine: OpenVINO where it is installed, ONNX Runtime elsewhere."""
     if name != "auto":
         return name
@@ -33,3 +34,15 @@ def open_engine(graph: Path, name: EngineName = "auto", threads: int = 0) -> Eng
             from perception.engines.ort import OnnxRuntimeEngine
 
             return OnnxRuntimeEngine(graph, threads)
+        case "onnxruntime-cuda":
+            from perception.engines.ort import OnnxRuntimeEngine
+
+            return OnnxRuntimeEngine(graph, threads, "cuda")
+        case "onnxruntime-tensorrt":
+            from perception.engines.ort import OnnxRuntimeEngine
+
+            return OnnxRuntimeEngine(graph, threads, "tensorrt")
+        case "tensorrt":
+            from perception.engines.tensorrt import compiled_and_opened
+
+            return compiled_and_opened(graph)

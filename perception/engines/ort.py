@@ -5,56 +5,81 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from perception.errors import ModelError
+from perception.errors import DeviceError, ModelError
 from perception.protocols import TensorSpec
 
 DTYPES = {"tensor(uint8)": "uint8", "tensor(float)": "float32", "tensor(float16)": "float16", "tensor(int64)": "int64"}
 DTYPES |= {"tensor(int32)": "int32", "tensor(int8)": "int8", "tensor(double)": "float64", "tensor(bool)": "bool"}
 
 
+Provider = Literal["cpu", "cuda", "tensorrt"]
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
+OPTIONS = {"cuda": {"use_tf32": "0"}}  # it may be what a smaller precision is compared with
+GPU_WHEEL = "pip uninstall -y onnxruntime && pip install onnxruntime-gpu"
+DEVICE_WORDS = ("cuda", "cudnn", "cublas", "out of memory", "device")
+
+
 class OnnxRuntimeEngine:
-    """Runs an ONNX graph on the CPU.
+    """Runs an ONNX graph, on the CPU unless told otherwise.
 
     Args:
         graph: the .onnx file.
         threads: worker threads; 0 takes all cores.
+        provider: what runs it; what an accelerator can't do is done by the CPU.
 
     Raises:
-        ModelError: the file is not a graph that ONNX Runtime can run.
+        ModelError: the file is not a graph that ONNX Runtime can run, or the provider is missing, with the fix.
     """
 
-    name = "onnxruntime"
-
-    def __init__(self, graph: Path, threads: int = 0) -> None:
+    def __init__(self, graph: Path, threads: int = 0, provider: Provider = "cpu") -> None:
+        self.name = "onnxruntime" if provider == "cpu" else f"onnxruntime-{provider}"
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 4  # its errors reach us as exceptions
         # Spinning workers would take the cores from the capture thread between two frames.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        providers = _providers(provider)
         try:
-            self._session = onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+            self._session = onnxruntime.InferenceSession(str(graph), options, providers=providers)
         except Exception as error:  # ONNX Runtime raises a dozen unrelated types here
             raise ModelError(f"{graph}: ONNX Runtime can't load it: {one_line(error)}") from None
+        if PROVIDERS[provider] not in self._session.get_providers():  # it falls back without a word
+            raise ModelError(
+                f"{self.name} can't start: CUDA's libraries or the driver are missing; perception doctor tells"
+            )
         self.inputs = tuple(_spec(node) for node in self._session.get_inputs())
         self.outputs = tuple(_spec(node) for node in self._session.get_outputs())
         self._names = [spec.name for spec in self.outputs]
 
     def __call__(self, arrays: Mapping[str, NDArray]) -> dict[str, NDArray]:
-        """Raises ModelError when the graph fails on these arrays."""
+        """Raises ModelError when the graph fails on these arrays, DeviceError when an accelerator does."""
         try:
             values = self._session.run(self._names, dict(arrays))
         except Exception as error:
-            raise ModelError(f"ONNX Runtime failed: {one_line(error)}") from None
+            text = f"ONNX Runtime failed: {one_line(error)}"
+            is_device = self.name != "onnxruntime" and any(word in text.lower() for word in DEVICE_WORDS)
+            raise (DeviceError(text) if is_device else ModelError(text)) from None
         return {name: np.asarray(value) for name, value in zip(self._names, values, strict=True)}
 
     def close(self) -> None:
         """Nothing to release before the object goes."""
+
+
+def _providers(provider: Provider) -> list[str | tuple[str, dict[str, str]]]:
+    """In order of preference. Raises ModelError where this build of ONNX Runtime lacks the provider."""
+    name = PROVIDERS[provider]
+    if name not in onnxruntime.get_available_providers():
+        raise ModelError(f"ONNX Runtime {onnxruntime.__version__} was built without {name}; {GPU_WHEEL}")
+    wanted = ["tensorrt", "cuda"] if provider == "tensorrt" else [provider]
+    there = [p for p in (*wanted, "cpu") if PROVIDERS[p] in onnxruntime.get_available_providers()]
+    return [(PROVIDERS[p], OPTIONS.get(p, {})) for p in dict.fromkeys(there)]
 
 
 def folded(graph: bytes, name: str) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -104,6 +105,20 @@ class TensorRtCompiler:
         if engine is None:
             raise _failure(f"{plan.name}: TensorRT {trt.__version__} can't load it: {log.last('no reason given')}")
         return TensorRtEngine(trt, runtime, engine, log)
+
+
+def compiled_and_opened(graph: Path) -> TensorRtEngine:
+    """A graph in the types that it has, compiled here and now, kept nowhere: for measuring; minutes.
+
+    Raises:
+        ModelError, DeviceError: as `compile` and `open`.
+    """
+    compiler = TensorRtCompiler()
+    compiler.target()
+    with tempfile.TemporaryDirectory() as folder:
+        plan = Path(folder) / "plan"
+        compiler.compile(graph, plan, "fp32", Path(folder) / "timings", lambda _what, _done, _total: None)
+        return compiler.open(plan)
 
 
 def _made(kind: Callable[[Any], Any], log: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +12,7 @@ from scipy import ndimage
 from perception.errors import ModelError
 from perception.models.card import ModelFiles
 from perception.models.grouping import group_things
-from perception.protocols import Engine, TensorSpec
+from perception.protocols import Engine, KeepingEngine, TensorSpec
 from perception.stopwatch import Stopwatch
 from perception.types import Features, Panoptic, Segment
 
@@ -23,10 +24,6 @@ CLASS, SCORE, AREA = range(3)  # columns of the output `segments`
 class CompiledModel:
     """A lowered graph behind its card; it runs on any engine and says what `PanopticModel` or `SemanticModel` says.
 
-    Attributes:
-        wants_features: fill `Panoptic.features`. An engine may leave them where it runs: they are then arrays only
-            for who asks for their values (`__array__`), until the next call.
-
     Raises:
         ModelError: the graph is not one that `models.lowering` made of such a model.
     """
@@ -34,8 +31,9 @@ class CompiledModel:
     def __init__(self, files: ModelFiles, engine: Engine, stopwatch: Stopwatch | None = None) -> None:
         self.name, self.card, self.engine = files.graph.name, files.card, engine
         self.time = stopwatch or Stopwatch()
-        self.wants_features = False
+        self._wants_features = self._leaves_features = False
         self._encoder: Engine | None = None
+        self._arrange()
         specs = {spec.name: spec for spec in engine.outputs}
         self._frame = _frame_of(self.name, engine)
         wanted = (LABELS, *((INSTANCES, SEGMENTS) if self.card.kind == "panoptic" else ()))
@@ -55,6 +53,32 @@ class CompiledModel:
         return self._frame[2], self._frame[1]
 
     @property
+    def wants_features(self) -> bool:
+        """Fill `Panoptic.features`; off until a propagator needs them, for they are megabytes to fetch."""
+        return self._wants_features
+
+    @wants_features.setter
+    def wants_features(self, value: bool) -> None:
+        self._wants_features = value
+        self._arrange()
+
+    def leave_features(self) -> None:
+        """For a propagator that runs where this model does: features stay there, until the next call.
+
+        They are arrays only for who asks for their values (`__array__`). Engines that can't do that give arrays.
+        """
+        self._leaves_features = True
+        self._arrange()
+
+    def _arrange(self) -> None:
+        """Let engines that can leave where they run what nobody here wants to see."""
+        for engine in filter(None, (self.engine, self._encoder)):
+            is_wanted = self._wants_features or engine is self._encoder
+            if hasattr(engine, "leave"):
+                left = [s.name for s in engine.outputs if s.name in FEATURES]
+                cast("KeepingEngine", engine).leave([] if is_wanted and not self._leaves_features else left)
+
+    @property
     def has_encoder(self) -> bool:
         """`open_encoder` was called."""
         return self._encoder is not None
@@ -69,6 +93,7 @@ class CompiledModel:
             raise ModelError(f"{self.name}: the lowered encoder is not this model's; build both again")
         engine({FRAME: np.zeros(self._frame, np.uint8)})
         self._encoder = engine
+        self._arrange()
 
     def close(self) -> None:
         self.engine.close()
