@@ -116,6 +116,24 @@ class FakeCuda:
 
     cudaGraphExecDestroy = cudaGraphDestroy
 
+    def cudaMemGetInfo(self):
+        used = sum(len(b) for b in self.blocks.values())
+        return Error.cudaSuccess, self.room - used, self.room
+
+    def cudaEventCreateWithFlags(self, flags: int):
+        return Error.cudaSuccess, object()
+
+    def cudaEventRecord(self, event: object, stream: int):
+        return (Error.cudaSuccess,)
+
+    def cudaEventElapsedTime(self, start: object, end: object):
+        return Error.cudaSuccess, 0.5
+
+    def cudaEventSynchronize(self, event: object):
+        return (Error.cudaSuccess,)
+
+    cudaEventDestroy = cudaEventSynchronize
+
     def cudaGetLastError(self):
         return (Error.cudaSuccess,)
 

@@ -32,7 +32,7 @@ def test_the_cpu_provider_is_the_default_and_keeps_its_name():
 
 @pytest.mark.skipif(importlib.util.find_spec("tensorrt") is not None, reason="TensorRT is installed")
 def test_without_tensorrt_the_engine_says_what_to_install():
-    with pytest.raises(ModelError, match="engine tensorrt is not installed; install TensorRT 8.6, 10 or 11"):
+    with pytest.raises(ModelError, match=r"engine tensorrt is not installed; install TensorRT 8\.6, 10 or 11"):
         open_engine(find("road").graph, "tensorrt")
 
 
