@@ -94,8 +94,19 @@ def _gpu() -> Iterator[Finding]:
     driver = Path("/proc/driver/nvidia/version")
     if driver.exists():
         yield Finding("gpu", "ok", driver.read_text().splitlines()[0].strip())
+        yield _tensorrt()
         return
     yield Finding("gpu", "note", "no NVIDIA driver: the network runs on the CPU")
+
+
+def _tensorrt() -> Finding:
+    from perception.engines.tensorrt import TensorRtCompiler
+
+    try:
+        target = TensorRtCompiler().target()
+    except PerceptionError as error:
+        return Finding("gpu", "note", f"the network runs without TensorRT: {error}", "docs/tensorrt.md")
+    return Finding("gpu", "ok", f"TensorRT {target.version} for {target.device}, capability {target.capability}")
 
 
 def _cameras() -> Iterator[Finding]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from perception.engines.plan import Precision, Progress, Target
 from perception.engines.tensorrt_api import (
+    COMPILING,
     check_precision,
     load_tensorrt,
     logger,
@@ -84,6 +85,7 @@ class TensorRtCompiler:
             raise _failure(f"{graph.name}: TensorRT {trt.__version__} can't compile it: {log.last('no reason given')}")
         _write(out, plan)
         _write(timing_cache, cache.serialize())
+        progress(COMPILING, 1, 1)
 
     def open(self, plan: Path) -> TensorRtEngine:
         """Load a plan, on a stream of its own.

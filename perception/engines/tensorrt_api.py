@@ -15,6 +15,7 @@ INSTALL = "install TensorRT 8.6, 10 or 11 as docs/tensorrt.md says"
 DTYPES = {"FLOAT": "float32", "HALF": "float16", "INT8": "int8", "INT32": "int32", "INT64": "int64", "BOOL": "bool"}
 DTYPES |= {"UINT8": "uint8"}  # of inputs and outputs; BF16 and FP8 have no numpy type and stay inside
 NEEDS = {"bf16": "BF16", "fp8": "FP8"}  # of DataType
+COMPILING = "TensorRT is compiling"
 KEPT_LOG = 8  # messages of warnings and errors
 
 
@@ -103,7 +104,7 @@ def set_tactics(trt: Any, config: Any) -> None:
 def watch(trt: Any, config: Any, progress: Progress) -> Any:
     """Report a build's phases where TensorRT tells them (since 10); the monitor must live as long as the build."""
     if not hasattr(trt, "IProgressMonitor"):
-        progress("TensorRT is compiling", 0, 1)
+        progress(COMPILING, 0, 1)
         return None
 
     class Monitor(trt.IProgressMonitor):

@@ -22,7 +22,7 @@ def prepared(frame: Tensor, camera: tuple[int, int], card: Card, takes_bytes: bo
     wanted = card.input
     pixels = _scaled(frame.cast(FLOAT).transpose(0, 3, 1, 2), camera, (wanted.width, wanted.height))
     if wanted.colour == "BGR":
-        pixels = pixels.slices([-1], [-4], [1], [-1])
+        pixels = _gathered(pixels, np.array([2, 1, 0]), 1)
     if not takes_bytes:
         mean, std = (np.array(v, np.float32).reshape(1, 3, 1, 1) for v in (wanted.mean, wanted.std))
         pixels = (pixels * wanted.scale - mean) / std
