@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from perception.errors import ModelError
 from perception.models.card import Card, Grouping, ModelFiles, find
 from perception.models.compiled import CompiledModel, segments_of
 from perception.models.graph import scaled
-from perception.models.lowering import lower, lower_encoder, lower_propagator
+from perception.models.lowering import carrying_precision, lower, lower_encoder, lower_propagator, lowered
 from perception.models.lowering.arrays import FLOAT, UINT8, Writer
 from perception.models.lowering.camera import prepared
 from perception.models.lowering.merging import Seen, grid_of, grouped
@@ -146,7 +147,7 @@ def blobs(seed: int, levels: int = 0) -> tuple[np.ndarray, ...]:
     return labels, heat.astype(np.float32), offset, rng.integers(0, 256, (24, 32)).astype(np.uint8)
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(st.integers(0, 10**6), st.sampled_from([0, 4, 12]), st.sampled_from([1, 3, 5, 7]))
 def test_the_graph_groups_as_numpy_does(seed, levels, kernel):
     (labels, heat, offset, sure), card_ = blobs(seed, levels), card(kernel=kernel, threshold=0.1 if kernel > 1 else 0.3)
@@ -214,7 +215,7 @@ def road(tmp_path_factory) -> tuple[ModelFiles, CompiledModel]:
 def test_the_shipped_network_says_the_same_from_camera_bytes(road):
     files, lowered = road
     model = open_model(files, "onnxruntime")
-    for frame in RenderedDrive(3, *CAMERA, truth=False).at((0, 60, 200)):
+    for frame in RenderedDrive(3, *CAMERA, truth=False).at((60, 200)):
         a, b = model(frame.image), lowered(frame.image)
         assert np.array_equal(a.labels, b.labels)
         assert np.array_equal(a.id_map, b.id_map)
@@ -224,6 +225,28 @@ def test_the_shipped_network_says_the_same_from_camera_bytes(road):
         assert a.confidence is not None
         assert b.confidence is not None
         assert np.array_equal(a.confidence, b.confidence)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="OpenVINO is not installed")
+def test_openvino_runs_it_too(road, tmp_path):
+    from perception.engines.openvino import OpenVinoEngine
+
+    files, lowered_ = road
+    path = tmp_path / "lowered.onnx"
+    path.write_bytes(lower(files, CAMERA).SerializeToString())
+    other = CompiledModel(files, OpenVinoEngine(path, precision="f32"))
+    (frame,) = RenderedDrive(3, *CAMERA, truth=False).at((60,))
+    a, b = lowered_(frame.image), other(frame.image)
+    assert (a.labels == b.labels).mean() > 0.9999
+    assert len(a.segments) == len(b.segments) > 0
+
+
+def test_all_parts_of_a_model_come_in_one_precision():
+    files = find("road-float")
+    graphs = lowered(files, (640, 352), "fp16")
+    assert [*graphs] == ["network", "encoder", "propagator"]
+    assert [*lowered(files, (640, 352), "fp32", parts=("propagator",))] == ["propagator"]
+    assert carrying_precision("int8") == carrying_precision("fp16") == "fp16"
 
 
 def test_features_come_along_where_they_are_wanted_and_alone(road, tmp_path):

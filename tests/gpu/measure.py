@@ -31,7 +31,7 @@ from perception.images import load_image
 from perception.models.card import ModelFiles, find
 from perception.models.compiled import CompiledModel
 from perception.models.graph import scaled
-from perception.models.lowering import in_precision, lower, lower_propagator
+from perception.models.lowering import carrying_precision, lower, lowered
 from perception.models.precision_loss import PrecisionLoss, precision_loss
 from perception.pipeline import Pipeline
 from perception.propagation.fusion import FusedPropagator
@@ -106,8 +106,8 @@ def _one(
     images: list[NDArray[np.uint8]],
     precision: Precision,
 ) -> Figures:
-    model = in_precision(lower(files, settings.camera), precision, images[:CALIBRATE])
-    engine, built = _built(settings, compiler, model.SerializeToString(), f"network-{precision}", precision)
+    graphs = lowered(files, settings.camera, precision, images[:CALIBRATE], ("network", "propagator"))
+    engine, built = _built(settings, compiler, graphs["network"], f"network-{precision}", precision)
     compiled = CompiledModel(files, engine)
     try:
         figures: Figures = {"build_s": built, "parity": parity(reference, compiled, images)}
@@ -115,7 +115,8 @@ def _one(
         figures["network_ms"] = latency(lambda i: compiled(images[i % len(images)]), settings.timed)
         figures |= _outside(engine, figures["network_ms"]["p50"], min(200, settings.timed))
         figures["loss"] = _lost(settings, files, reference, compiled, images)
-        figures |= _followed(settings, compiler, files, compiled, images, precision)
+        if "propagator" in graphs:
+            figures |= _followed(settings, compiler, files, compiled, images, precision, graphs["propagator"])
         figures["memory"] = growth(compiled, images, settings.soaked)
     finally:
         compiled.close()
@@ -219,13 +220,11 @@ def _followed(
     compiled: CompiledModel,
     images: Sequence[NDArray[np.uint8]],
     precision: Precision,
+    graph: bytes,
 ) -> Figures:
     """Network and memory, from camera bytes to a scene; features and state stay on the GPU."""
-    if files.propagator is None:
-        return {}
-    low: Precision = precision if precision in ("fp32", "fp16", "bf16") else "fp16"
-    graph = in_precision(lower_propagator(files), low, starts=("Conv",))
-    engine, _ = _built(settings, compiler, graph.SerializeToString(), f"propagator-{precision}", low)
+    low = carrying_precision(precision)
+    engine, _ = _built(settings, compiler, graph, f"propagator-{precision}", low)
     table_ = files.card.class_table()
     compiled.wants_features = True
     compiled.leave_features()
