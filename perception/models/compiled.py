@@ -65,7 +65,8 @@ class CompiledModel:
     def leave_features(self) -> None:
         """For a propagator that runs where this model does: features stay there, until the next call.
 
-        They are arrays only for who asks for their values (`__array__`). Engines that can't do that give arrays.
+        Not for who looks at the next frame before this one is followed, as a replay does. They are arrays only for who
+        asks for their values (`__array__`). Engines that can't do that give arrays.
         """
         self._leaves_features = True
         self._arrange()
