@@ -45,8 +45,8 @@ class StandIn:
 def test_it_measures_everything_and_goes_on_after_a_precision_that_fails(tmp_path, monkeypatch):
     gpu = FakeCuda()
     monkeypatch.setattr(cuda, "cudart", gpu)
-    monkeypatch.setattr("tests.gpu.measure.WARM_UP", 1)
-    settings = Settings(tmp_path, camera=(640, 352), precisions=("fp32", "fp8"), compared=2, timed=2, soaked=2)
+    monkeypatch.setattr("tests.gpu.measure.WARM_UP", 0)
+    settings = Settings(tmp_path, camera=(640, 352), precisions=("fp32", "fp8"), compared=2, timed=1, soaked=1)
     settings.say = lambda text: None
     figures = measure(settings, StandIn(gpu))
     assert figures["fp32"]["parity"] == {

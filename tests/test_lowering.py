@@ -60,7 +60,7 @@ class Written:
         return [np.asarray(value) for value in session.run(None, arrays)]
 
 
-@pytest.mark.parametrize("camera", [(1280, 720), (640, 352), (320, 240), (1280, 704), (2000, 300), (2592, 1944)])
+@pytest.mark.parametrize("camera", [(1280, 720), (640, 352), (320, 240), (1280, 704), (2000, 300), (960, 720)])
 def test_a_camera_frame_is_resized_as_opencv_does_it(camera):
     image = np.random.default_rng(0).integers(0, 256, (camera[1], camera[0], 3), np.uint8)
     written = Written()
@@ -147,7 +147,7 @@ def blobs(seed: int, levels: int = 0) -> tuple[np.ndarray, ...]:
     return labels, heat.astype(np.float32), offset, rng.integers(0, 256, (24, 32)).astype(np.uint8)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(st.integers(0, 10**6), st.sampled_from([0, 4, 12]), st.sampled_from([1, 3, 5, 7]))
 def test_the_graph_groups_as_numpy_does(seed, levels, kernel):
     (labels, heat, offset, sure), card_ = blobs(seed, levels), card(kernel=kernel, threshold=0.1 if kernel > 1 else 0.3)
