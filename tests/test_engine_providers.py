@@ -8,7 +8,6 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from perception.bench.run import run_bench
 from perception.bench.settings import BenchSettings
 from perception.engines import open_engine
 from perception.engines.ort import OnnxRuntimeEngine
@@ -37,7 +36,6 @@ def test_without_tensorrt_the_engine_says_what_to_install():
         open_engine(find("road").graph, "tensorrt")
 
 
-@pytest.mark.skipif(importlib.util.find_spec("tensorrt") is not None, reason="TensorRT is installed")
-def test_bench_without_tensorrt_says_so_too():
-    with pytest.raises(ModelError, match="engine tensorrt is not installed"):
-        run_bench(["node"], BenchSettings(engine="tensorrt", seconds=1), lambda _what: None)
+@pytest.mark.parametrize("engine", ["tensorrt", "onnxruntime-cuda", "onnxruntime-tensorrt"])
+def test_bench_takes_the_engines_of_a_gpu(engine):
+    assert BenchSettings(engine=engine).launch().model.engine == engine

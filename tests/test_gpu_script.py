@@ -33,8 +33,8 @@ class StandIn:
         return Target(self.name, "0", "no GPU", "0.0", "0")
 
     def compile(self, graph: Path, out: Path, precision: Precision, timing_cache: Path, progress: Progress) -> None:
-        if precision == "fp8":
-            raise ModelError("this one has no fp8")
+        if precision == "bf16":
+            raise ModelError("this one has no bf16")
         progress("copying", 1, 1)
         shutil.copy(graph, out)
 
@@ -46,7 +46,7 @@ def test_it_measures_everything_and_goes_on_after_a_precision_that_fails(tmp_pat
     gpu = FakeCuda()
     monkeypatch.setattr(cuda, "cudart", gpu)
     monkeypatch.setattr("tests.gpu.measure.WARM_UP", 0)
-    settings = Settings(tmp_path, camera=(640, 352), precisions=("fp32", "fp8"), compared=2, timed=1, soaked=1)
+    settings = Settings(tmp_path, camera=(640, 352), precisions=("fp32", "bf16"), compared=2, timed=1, soaked=1)
     settings.say = lambda text: None
     figures = measure(settings, StandIn(gpu))
     assert figures["fp32"]["parity"] == {
@@ -55,8 +55,8 @@ def test_it_measures_everything_and_goes_on_after_a_precision_that_fails(tmp_pat
     assert figures["fp32"]["replay"] == {"graphs": True, "why_not": "", "equal": True}
     assert figures["fp32"]["loss"]["points"] == 0
     assert {"with_propagator_ms", "kernels_ms", "outside_percent", "memory", "network_ms"} <= {*figures["fp32"]}
-    assert figures["fp8"] == {"failed": "this one has no fp8"}
+    assert figures["bf16"] == {"failed": "this one has no bf16"}
     assert json.loads((tmp_path / "measured.json").read_text()).keys() == figures.keys()
     text = (tmp_path / "measured.md").read_text()
-    assert "| | fp32 | fp8 |" in text
-    assert "failed: this one has no fp8" in text
+    assert "| | fp32 | bf16 |" in text
+    assert "failed: this one has no bf16" in text
