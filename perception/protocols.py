@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -86,6 +86,24 @@ class Engine(Protocol):
 
     def __call__(self, arrays: Mapping[str, NDArray]) -> dict[str, NDArray]: ...
     def close(self) -> None: ...
+
+
+class KeepingEngine(Engine, Protocol):
+    """An engine that can leave arrays where it runs, between its steps and for other engines there."""
+
+    def keep_state(self, pairs: Mapping[str, str]) -> None:
+        """Let outputs become inputs (input -> output) of the next step, zeros at first, unseen from outside."""
+        ...
+
+    def read_state(self) -> dict[str, NDArray]: ...
+    def load_state(self, arrays: Mapping[str, NDArray]) -> None: ...
+    def leave(self, outputs: Collection[str]) -> None:
+        """Do not fetch these outputs: what stands for them can be another such engine's input, or numpy.asarray's."""
+        ...
+
+    def fork(self) -> KeepingEngine:
+        """Another of the same graph, with a state of its own."""
+        ...
 
 
 class Model(Protocol):

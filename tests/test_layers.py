@@ -60,6 +60,9 @@ ALLOWED["cli"] = {*ALLOWED}
 THIRD_PARTY = {
     "torch": {"training"},
     "openvino": {"engines"},
+    "tensorrt": {"engines"},
+    "cuda": {"engines"},
+    "onnx": {"models", "training"},
     "onnxruntime": {"engines", "training"},
     "zmq": {"sinks", "client", "keys", "watch", "control"},
 }

@@ -108,7 +108,9 @@ def bench(
     drive: Annotated[str, typer.Option(help="A video or a folder of pictures; empty: a rendered drive.")] = "",
     seconds: Annotated[float, typer.Option(min=1, help="How long the node and others run.")] = 20.0,
     model: Annotated[str, typer.Option(help="A shipped model's name or an .onnx file.")] = "road",
-    engine: Annotated[str, typer.Option(help="auto, onnxruntime, openvino, onnxruntime-cuda or tensorrt.")] = "auto",
+    engine: Annotated[
+        str, typer.Option(help="auto, onnxruntime, openvino, tensorrt, onnxruntime-cuda or onnxruntime-tensorrt.")
+    ] = "auto",
     threads: Annotated[int, typer.Option(min=0, help="Worker threads of the engine; 0: all cores.")] = 0,
     fps: Annotated[float, typer.Option(min=1, help="Rate of the simulated camera.")] = 30.0,
     network_every: Annotated[int, typer.Option(min=1, help="The network looks at every n-th frame.")] = 1,

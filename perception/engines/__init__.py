@@ -39,24 +39,20 @@ def open_engine(graph: Path, name: EngineName = "auto", threads: int = 0) -> Eng
     Raises:
         ModelError: the engine is missing or can't run the graph.
     """
-    if name == "onnxruntime-cuda":
-        from perception.engines.ort import OnnxRuntimeEngine
-
-        return OnnxRuntimeEngine(graph, threads, "cuda")
-    if name == "onnxruntime-tensorrt":
-        from perception.engines.ort import OnnxRuntimeEngine
-
-        return OnnxRuntimeEngine(graph, threads, "tensorrt")
-    if name == "tensorrt":
-        from perception.engines.accelerators import compiled_and_opened
-
-        return compiled_and_opened(graph)
-    match chosen(name):
+    match name if name in ACCELERATED else chosen(name):
         case "openvino":
             from perception.engines.openvino import OpenVinoEngine
 
             return OpenVinoEngine(graph, threads)
-        case "onnxruntime":
+        case "tensorrt":
+            from perception.engines.accelerators import compiled_and_opened
+
+            return compiled_and_opened(graph)
+        case "onnxruntime-cuda" | "onnxruntime-tensorrt" as accelerated:
+            from perception.engines.ort import OnnxRuntimeEngine
+
+            return OnnxRuntimeEngine(graph, threads, "cuda" if accelerated == "onnxruntime-cuda" else "tensorrt")
+        case _:
             from perception.engines.ort import OnnxRuntimeEngine
 
             return OnnxRuntimeEngine(graph, threads)

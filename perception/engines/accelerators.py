@@ -1,37 +1,28 @@
-"""The engines that only some machines have; loaded by name, so that none of them costs anybody else a thing."""
+"""The engines that only some machines have; imported where they are used, so that they cost nobody else a thing."""
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 from pathlib import Path
-from typing import Any
 
 from perception.engines.plan import PlanCompiler
-from perception.errors import ModelError
 from perception.protocols import Engine
 
 DEVICES = ("nvidiactl", "nvhost-gpu", "nvgpu", "dxg")  # in /dev: of a card, of a Jetson, of WSL
 
 
 def open_tensorrt() -> PlanCompiler:
-    """Raises ModelError, with the fix, where it is not installed."""
-    return _tensorrt().TensorRtCompiler()
+    """It is looked for when it is first asked something: its ModelError then says what is missing, and the fix."""
+    from perception.engines.tensorrt import TensorRtCompiler
+
+    return TensorRtCompiler()
 
 
 def compiled_and_opened(graph: Path) -> Engine:
     """A graph as it is, compiled each time: for measuring on pictures. Raises ModelError, DeviceError."""
-    return _tensorrt().compiled_and_opened(graph)
+    from perception.engines import tensorrt
 
-
-def _tensorrt() -> Any:
-    try:
-        return importlib.import_module("perception.engines.tensorrt")
-    except ImportError as error:
-        missing = error.name or "tensorrt"
-        raise ModelError(
-            f"engine tensorrt needs {missing}, which is not installed; pip install 'perception-node[tensorrt]'"
-        ) from None
+    return tensorrt.compiled_and_opened(graph)
 
 
 def has_tensorrt() -> bool:

@@ -85,9 +85,13 @@ def scaled(image: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint
     """
     if image.shape[1::-1] == (width, height):
         return image
-    shrinks = image.shape[1] >= 2.5 * width and image.shape[0] >= 2.5 * height
-    method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    method = cv2.INTER_AREA if shrinks_much(image.shape[1::-1], (width, height)) else cv2.INTER_LINEAR
     return cv2.resize(image, (width, height), interpolation=method).astype(np.uint8, copy=False)
+
+
+def shrinks_much(size: tuple[int, ...], wanted: tuple[int, int]) -> bool:
+    """Whether an image of width and height `size` is averaged over areas to become one of `wanted`."""
+    return size[0] >= 2.5 * wanted[0] and size[1] >= 2.5 * wanted[1]
 
 
 def normalisation(card: Card) -> NDArray[np.float32]:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from perception.errors import ModelError
 from perception.propagation.carrier import Carried, Kept
-from perception.protocols import Engine
+from perception.protocols import Engine, KeepingEngine
 from perception.types import Features
 
 FEATURES = ("keys", "context", "fine8", "fine4")
@@ -61,6 +62,8 @@ class MemoryCarrier:
 
     def __init__(self, engine: Engine, buckets: int = 2) -> None:
         self.engine = engine
+        self._keepers = _keepers(engine, buckets)
+        self._loaded: list[_Bucket | None] = [None] * buckets  # whose state each keeper has
         self._shapes = {spec.name: tuple(int(n or 1) for n in spec.shape) for spec in engine.inputs}
         wanted = {*FEATURES, *(f"memory_{s}" for s in STATE), *WRITES}
         if set(self._shapes) != wanted or not set(OUTPUTS) <= {spec.name for spec in engine.outputs}:
@@ -89,7 +92,31 @@ class MemoryCarrier:
         self._turn = _Turn()
 
     def close(self) -> None:
-        self.engine.close()
+        for engine in self._keepers or [self.engine]:
+            engine.close()
+
+    def change_engine(self, engine: Engine) -> None:
+        """Go on from the same state on another engine of the same graph; the one before is closed.
+
+        Raises:
+            ModelError: its graph is another; nothing has changed then. DeviceError: the engine before is lost with
+                the state; call `reset` first then.
+        """
+        if {s.name: s.shape for s in engine.inputs} != {s.name: s.shape for s in self.engine.inputs}:
+            raise ModelError("the propagator's new engine runs another graph")
+        self.settle()
+        before = self._keepers or [self.engine]
+        self.engine, self._keepers = engine, _keepers(engine, len(self._buckets))
+        self._loaded = [None] * len(self._buckets)
+        for one in before:
+            one.close()
+
+    def settle(self) -> None:
+        """Fetch the state from where the engine keeps it: snapshots are of what is here."""
+        for keeper, loaded, bucket in zip(self._keepers, self._loaded, self._buckets, strict=False):
+            if loaded is bucket:
+                for name, array in keeper.read_state().items():
+                    np.copyto(bucket.state[name.removeprefix("memory_")], array)
 
     def check_features(self, features: Features) -> None:
         """Raises ModelError where the network's features are not those that the graph was trained on."""
@@ -102,14 +129,14 @@ class MemoryCarrier:
 
     def carry(self, features: Features, stamp_ns: int) -> Carried:
         self.check_features(features)
-        given = {name: getattr(features, name)[None] for name in FEATURES}
+        given = {name: self._given(getattr(features, name)) for name in FEATURES}
         self._turn.stamp_ns = stamp_ns
         used = [i for i, bucket in enumerate(self._buckets) if bucket.is_used or not i]
         told = self._told
         for vector in (told.masks, told.presence, told.quality):
             vector[self._slots :] = 0
         for i in used:
-            out = self._step(self._buckets[i], given)
+            out = self._step_kept(i, given) if self._keepers else self._step(self._buckets[i], given)
             part = slice(i * self._slots, (i + 1) * self._slots)
             _write_odds(out["probabilities"][0], told.masks[part], is_alone=len(used) == 1)
             told.presence[part], told.quality[part], told.look[:] = (
@@ -120,6 +147,21 @@ class MemoryCarrier:
         if len(used) > 1:
             np.divide(told.masks, 1 + told.masks.sum(0), out=told.masks)
         return told
+
+    def _given(self, feature: NDArray) -> NDArray:
+        """With the graph's leading axis; fetched, where it lies on an accelerator that this engine is not on."""
+        return feature[None] if self._keepers else np.asarray(feature)[None]
+
+    def _step_kept(self, i: int, given: dict[str, NDArray]) -> Mapping[str, NDArray]:
+        """As `_step`, with the state where the engine runs; it goes there only when the bucket is another."""
+        bucket, keeper = self._buckets[i], self._keepers[i]
+        if self._loaded[i] is not bucket:
+            keeper.load_state({f"memory_{s}": a for s, a in bucket.state.items()})
+            self._loaded[i] = bucket
+        bucket.write["age_s"][0] = (self._turn.stamp_ns - bucket.seen_ns) / 1e9
+        out = keeper({**given, **bucket.write})
+        bucket.write["kept"][:] = 1
+        return out
 
     def _step(self, bucket: _Bucket, given: dict[str, NDArray]) -> Mapping[str, NDArray]:
         write = bucket.write
@@ -148,6 +190,8 @@ class MemoryCarrier:
     def _use(self, bucket: _Bucket) -> None:
         """All buckets see the same frames: one that comes into use takes over those that the first has seen."""
         if not bucket.is_used and bucket is not self._buckets[0]:
+            self.settle()
+            self._loaded = [None if loaded is bucket else loaded for loaded in self._loaded]
             for name in SEEN:
                 np.copyto(bucket.state[name], self._buckets[0].state[name])
         bucket.is_used = True
@@ -182,6 +226,15 @@ class MemoryCarrier:
 
     def forget(self, slot: int) -> None:
         self._buckets[slot // self._slots].write["kept"][0, slot % self._slots] = 0
+
+
+def _keepers(engine: Engine, buckets: int) -> list[KeepingEngine]:
+    """One for each bucket where the engine can keep a state, else none."""
+    if not hasattr(engine, "keep_state"):
+        return []
+    first = cast("KeepingEngine", engine)
+    first.keep_state({f"memory_{s}": f"next_{s}" for s in STATE})
+    return [first, *(first.fork() for _ in range(buckets - 1))]
 
 
 def _write_odds(probabilities: NDArray[np.float32], out: NDArray[np.float32], is_alone: bool) -> None:

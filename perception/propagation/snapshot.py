@@ -68,7 +68,9 @@ PARTS: dict[type, Role] = {
         own=("_blank", "_flow", "_grid", "_cell_grid", "_first", "_places"),
     ),
     AffinityCarrier: Role(settings=("slots", "cheap_slots"), momentary=("_now",)),
-    MemoryCarrier: Role(settings=("slots", "cheap_slots", "_slots", "_shapes"), own=("engine", "_told")),
+    MemoryCarrier: Role(
+        settings=("slots", "cheap_slots", "_slots", "_shapes"), own=("engine", "_told", "_keepers", "_loaded")
+    ),
 }
 """The classes that a propagator is built of; all others below are values that come and go."""
 
@@ -112,6 +114,8 @@ def copy(propagator: Propagator) -> Copied:
     Raises:
         SnapshotError: it holds something of an unknown class.
     """
+    if isinstance(propagator, FusedPropagator) and isinstance(propagator.carrier, MemoryCarrier):
+        propagator.carrier.settle()
     flattening = Flattening(KINDS)
     _, root = flattening.value(propagator)
     return Copied(flattening.nodes, root)

@@ -14,31 +14,12 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from perception.images import load_image
 from perception.models.graph import scaled
+from perception.models.lowering.quantised import FLOAT_PARTS
 from perception.training.pictures import evenly_spaced
 from perception.training.rounding import round_weights, to_bfloat16, to_int8
 
 MOST_PICTURES = 100
 ENOUGH_FOR_MEANS = 16  # pictures
-# Parts of node names that stay in float. Measured on CamVid val: quantising the stem and the first two stages, whose
-# depthwise channels differ in range by orders of magnitude, costs 6 points of lane marking IoU and saves 2 ms. Pooled
-# branches work on one value a channel (int8 pooling crashes OpenVINO besides), heads are tiny and what they say is
-# compared with thresholds.
-FLOAT_PARTS = (
-    "/stem",  # of both backbones, stem2 and stem4 among them
-    "/stages.0/",
-    "/stages.1/",
-    "/contracting.0",  # U-Net's first level
-    "/image/",  # the pooled branch of an ASPP
-    "/mix/",
-    "/aspp/fuse/",  # what comes out of the light ASPP is given out as context
-    "/aspp/Add",
-    "/head/",
-    "/refine/",
-    "/net/Add",  # the sum of both heads' logits: in 256 steps it would decide every close call by rounding
-    "/semantic_head/",
-    "/centre",
-    "/offset",
-)
 
 
 class Pictures(CalibrationDataReader):

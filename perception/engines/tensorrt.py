@@ -1,0 +1,173 @@
+"""TensorRT 8.6, 10 and 11: compiles graphs to plans for the GPU of this machine, and runs them."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from perception.engines.plan import Precision, Progress, Target
+from perception.engines.tensorrt_api import (
+    COMPILING,
+    check_precision,
+    load_tensorrt,
+    logger,
+    network_flags,
+    set_precision,
+    set_tactics,
+    watch,
+)
+from perception.errors import DeviceError, ModelError, reason
+
+if TYPE_CHECKING:
+    from perception.engines.tensorrt_engine import TensorRtEngine
+
+WORKSPACE = 4 << 30  # most memory that a layer may use while it computes [bytes]
+SHARE_OF_FREE = 2  # and not more than the free memory divided by this
+LOST = ("out of memory", "outofmemory", "cuda failure", "cuda error", "cuda initialization failure", "cudaerror")
+
+
+class TensorRtCompiler:
+    """Implements `plan.PlanCompiler`.
+
+    Args:
+        device: number of the GPU.
+    """
+
+    name = "tensorrt"
+
+    def __init__(self, device: int = 0) -> None:
+        self.device = device
+
+    def target(self) -> Target:
+        """This machine's. Raises ModelError, with the fix, where TensorRT, a driver or the GPU is missing."""
+        trt = load_tensorrt()
+        from perception.engines import cuda
+
+        cuda.select(self.device)
+        device, driver = cuda.device_name(self.device), cuda.driver_version()
+        return Target(self.name, trt.__version__, device, cuda.capability(self.device), driver)
+
+    def compile(self, graph: Path, out: Path, precision: Precision, timing_cache: Path, progress: Progress) -> None:
+        """Write the plan of a graph to `out`; minutes. The graph's types are the plan's: see `models.lowering`.
+
+        Args:
+            graph: .onnx, of static shapes.
+            out: the plan; there only when it is whole.
+            precision: that the graph was lowered to.
+            timing_cache: what earlier builds measured; read, and renewed. One of another GPU or version is ignored.
+            progress: called from this thread, often.
+
+        Raises:
+            ModelError: TensorRT can't compile the graph, in its own words. DeviceError: the GPU is full or lost.
+        """
+        trt = load_tensorrt()
+        from perception.engines import cuda
+
+        cuda.select(self.device)
+        check_precision(trt, precision)
+        log = logger(trt)
+        builder = _made(trt.Builder, log)
+        network = builder.create_network(network_flags(trt))
+        _parse(trt, network, graph, log)
+        config = builder.create_builder_config()
+        room = min(WORKSPACE, cuda.memory()[0] // SHARE_OF_FREE)
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, room)
+        set_precision(trt, config, network, precision)
+        set_tactics(trt, config)
+        cache = _with_timings(config, timing_cache)
+        monitor = watch(trt, config, progress)
+        plan = builder.build_serialized_network(network, config)
+        del monitor
+        if plan is None:
+            raise _failure(f"{graph.name}: TensorRT {trt.__version__} can't compile it: {log.last('no reason given')}")
+        _write(out, plan)
+        _write(timing_cache, cache.serialize())
+        progress(COMPILING, 1, 1)
+
+    def open(self, plan: Path) -> TensorRtEngine:
+        """Load a plan, on a stream of its own.
+
+        Raises:
+            ModelError: it is broken or of another target. DeviceError: the GPU is full or lost.
+        """
+        trt = load_tensorrt()
+        from perception.engines import cuda
+        from perception.engines.tensorrt_engine import TensorRtEngine
+
+        cuda.select(self.device)
+        log = logger(trt)
+        runtime = _made(trt.Runtime, log)
+        try:
+            engine = runtime.deserialize_cuda_engine(plan.read_bytes())
+        except OSError as error:
+            raise ModelError(f"{plan}: {reason(error)}") from None
+        if engine is None:
+            raise _failure(f"{plan.name}: TensorRT {trt.__version__} can't load it: {log.last('no reason given')}")
+        return TensorRtEngine(trt, runtime, engine, log)
+
+
+def compiled_and_opened(graph: Path) -> TensorRtEngine:
+    """A graph in the types that it has, compiled here and now, kept nowhere: for measuring; minutes.
+
+    Raises:
+        ModelError, DeviceError: as `compile` and `open`.
+    """
+    compiler = TensorRtCompiler()
+    compiler.target()
+    with tempfile.TemporaryDirectory() as folder:
+        plan = Path(folder) / "plan"
+        compiler.compile(graph, plan, "fp32", Path(folder) / "timings", lambda _what, _done, _total: None)
+        return compiler.open(plan)
+
+
+def _made(kind: Callable[[Any], Any], log: Any) -> Any:
+    """A Builder or Runtime; the bindings raise TypeError where TensorRT gives none."""
+    try:
+        return kind(log)
+    except TypeError as error:
+        raise _failure(f"TensorRT can't start: {log.last(str(error))}") from None
+
+
+def _failure(text: str) -> ModelError | DeviceError:
+    """A DeviceError where TensorRT's words are of the GPU, not of the graph."""
+    return DeviceError(text) if any(word in text.lower() for word in LOST) else ModelError(text)
+
+
+def _parse(trt: Any, network: Any, graph: Path, log: Any) -> None:
+    """Raises ModelError with the first thing that the parser does not understand."""
+    parser = trt.OnnxParser(network, log)
+    try:
+        data = graph.read_bytes()
+    except OSError as error:
+        raise ModelError(f"{graph}: {reason(error)}") from None
+    if parser.parse(data):
+        return
+    wrong = parser.get_error(0) if parser.num_errors else None
+    if wrong is None:
+        raise _failure(f"{graph.name}: TensorRT {trt.__version__} can't read it: {log.last('no reason given')}")
+    words = " ".join(wrong.desc().split())[:300]
+    raise ModelError(f"{graph.name}: TensorRT {trt.__version__} can't read it: node {wrong.node()}: {words}")
+
+
+def _with_timings(config: Any, file: Path) -> Any:
+    """The timing cache of a file, or an empty one where it is absent or not of this GPU and version."""
+    for data in (file.read_bytes() if file.is_file() else b"", b""):
+        cache = config.create_timing_cache(data)
+        if cache is not None and config.set_timing_cache(cache, False):
+            return cache
+    raise ModelError("TensorRT takes no timing cache, not even an empty one")
+
+
+def _write(path: Path, data: Any) -> None:
+    """All of it or nothing."""
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        part.write_bytes(memoryview(data))
+        os.replace(part, path)
+    except OSError as error:
+        raise ModelError(f"{path}: {reason(error)}") from None
+    finally:
+        part.unlink(missing_ok=True)
