@@ -101,7 +101,7 @@ def build(
 
 def main(order: Order, pipe: int) -> int:
     """The child: builds, and writes `News` as lines into the pipe."""
-    os.nice(order.niceness)
+    os.setpriority(os.PRIO_PROCESS, 0, max(order.niceness, os.getpriority(os.PRIO_PROCESS, 0)))
 
     def say(news: News) -> None:
         os.write(pipe, msgspec.json.encode(news) + b"\n")
