@@ -67,17 +67,8 @@ def view(
     from perception.view.server import ViewSettings, run_view
 
     endpoints = tuple(dict.fromkeys(endpoint or [DEFAULT_ENDPOINT]))
-    settings = ViewSettings(
-        endpoints,
-        host,
-        port,
-        token,
-        control_of(endpoints) if control is None else control,
-        server_key,
-        key,
-        nice,
-        beside,
-    )
+    control = control_of(endpoints) if control is None else control
+    settings = ViewSettings(endpoints, host, port, token, control, server_key, key, nice, beside)
     run_view(settings, lambda link: print(f"open {link}", file=sys.stderr, flush=True))
 
 

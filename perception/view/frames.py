@@ -10,7 +10,7 @@ from perception.client import Received
 from perception.wire import Kind
 
 _KEPT = 8  # frames that wait for the rest of their messages
-_PICTURES_COME_S = 1.0  # without a picture for so long, frames are shown without one
+_PICTURES_COME_S = 2.0  # without a picture for so long, frames are shown without one
 
 
 @dataclass(slots=True, eq=False)
