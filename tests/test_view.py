@@ -301,7 +301,8 @@ def test_another_wire_version_and_garbage_are_said(tmp_path: Path) -> None:
         "front/health", wire.Header(run="r", camera="front"), wire.Kind.HEALTH, health(), seq=1, frame_seq=1, stamp_ns=1
     )
     other = bytearray(encoder_health)
-    other[len(b"front/health\0") + 4] = 9
+    version = len(b"front/health\0") + 4  # major, minor
+    other[version] = 9
 
     async def told(data: bytes, test: str) -> dict[str, Any]:
         task = asyncio.create_task(_status(link, test))
@@ -314,7 +315,7 @@ def test_another_wire_version_and_garbage_are_said(tmp_path: Path) -> None:
         with view_of(endpoint) as link:
             within(told(b"front/road\0garbage" * 9, "'none of our messages' in s['problem']"))
             line = within(told(bytes(other), "'wire version' in s['problem']"))["problem"]
-            assert line == f"{endpoint}: wire version 9.1, this reader knows 1.x: update the older side"
+            assert line == f"{endpoint}: wire version 9.{other[version + 1]}, this reader knows 1.x: update the older side"
     finally:
         context.destroy(0)
 
