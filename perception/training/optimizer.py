@@ -82,8 +82,8 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Te
 class SpikeGuard:
     """Says whether a gradient's norm is believable: finite, and not far above what it was lately.
 
-    One garbage gradient undoes hundreds of steps. The known source of them, about once in 50 steps of bfloat16 on a CPU,
-    is `DepthwiseConv2d`'s to avoid: 1150 steps with it had none.
+    One garbage gradient undoes hundreds of steps. The known source of them, about once in 50 steps of bfloat16 on a
+    CPU, is `DepthwiseConv2d`'s to avoid: 1150 steps with it had none.
 
     Args:
         floor: norms below it are always believed; 0: every finite one is.
