@@ -95,7 +95,8 @@ def test_things_of_both_samples_stay_apart_and_unknown_ones_unknown(seed):
 
 
 def test_a_sample_without_labels_lays_nothing_over_another():
-    empty = Sample(*(np.full_like(plane, value) for plane, value in zip(patchwork(0), (9, IGNORE, 0), strict=True)))
+    full = patchwork(0)
+    empty = full._replace(labels=np.full_like(full.labels, IGNORE), instances=np.zeros_like(full.instances))
     assert class_mixed(patchwork(1), empty, np.random.default_rng(0)).labels.tolist() == patchwork(1).labels.tolist()
 
 

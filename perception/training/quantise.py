@@ -16,7 +16,7 @@ from perception.images import load_image
 from perception.models.graph import scaled
 from perception.models.lowering.quantised import FLOAT_PARTS
 from perception.training.pictures import evenly_spaced
-from perception.training.rounding import round_weights, to_bfloat16, to_int8
+from perception.training.rounding import Rounding, round_weights, to_bfloat16, to_int8
 
 MOST_PICTURES = 100
 ENOUGH_FOR_MEANS = 16  # pictures
@@ -28,20 +28,20 @@ class Pictures(CalibrationDataReader):
     def __init__(self, folders: Sequence[Path], width: int, height: int, most: int = MOST_PICTURES) -> None:
         self._paths, self._size = iter(evenly_spaced(folders, most, "calibrate")), (width, height)
 
-    def __iter__(self) -> Iterator[NDArray[np.uint8]]:
-        """(1, h, w, 3) each. Raises SourceError for a file that is no picture."""
+    def pictures(self) -> Iterator[NDArray[np.uint8]]:
+        """Those that are left, (1, h, w, 3) each. Raises SourceError for a file that is no picture."""
         return (scaled(load_image(path), *self._size)[None] for path in self._paths)
 
     def get_next(self) -> dict[str, NDArray[np.uint8]] | None:  # type: ignore[override]  # the stub has no type
         """As a calibration wants it. Raises SourceError for a file that is no picture."""
-        picture = next(iter(self), None)
+        picture = next(self.pictures(), None)
         return None if picture is None else {"image": picture}
 
 
 def for_bfloat16(graph: Path, out: Path, calibration: Sequence[Path]) -> None:
     """Write `graph` to `out` such that an engine that computes in bfloat16 finds nothing left to round in it."""
     pictures = Pictures(calibration, *input_size(graph), ENOUGH_FOR_MEANS)
-    round_weights(graph, out, pictures, lambda _: to_bfloat16)
+    round_weights(graph, out, pictures.pictures(), lambda _: to_bfloat16)
 
 
 def quantise(graph: Path, out: Path, calibration: Sequence[Path]) -> None:
@@ -51,7 +51,7 @@ def quantise(graph: Path, out: Path, calibration: Sequence[Path]) -> None:
         quant_pre_process(str(graph), str(prepared), skip_symbolic_shape=True)
         size = input_size(prepared)
         pictures = Pictures(calibration, *size, ENOUGH_FOR_MEANS)
-        round_weights(prepared, rounded, pictures, lambda node: to_bfloat16 if stays_float(node) else to_int8)
+        round_weights(prepared, rounded, pictures.pictures(), grid_of)
         quantize_static(
             str(rounded),
             str(out),
@@ -72,6 +72,11 @@ def input_size(graph: Path) -> tuple[int, int]:
     """Width and height of the picture that a graph takes [px]."""
     _, height, width, _ = (d.dim_value for d in onnx.load(str(graph)).graph.input[0].type.tensor_type.shape.dim)
     return width, height
+
+
+def grid_of(node: str) -> Rounding:
+    """What the weights of the node of this name are rounded to."""
+    return to_bfloat16 if stays_float(node) else to_int8
 
 
 def stays_float(node: str) -> bool:

@@ -72,7 +72,7 @@ def input_means(
     options.log_severity_level = 4
     session = onnxruntime.InferenceSession(probed.SerializeToString(), options, ["CPUExecutionProvider"])
     seen = [session.run(None, {session.get_inputs()[0].name: picture}) for picture in pictures]
-    return {name: np.mean([means[i] for means in seen], 0).reshape(-1) for i, name in enumerate(names)}
+    return {name: np.mean([np.asarray(means[i]) for means in seen], 0).reshape(-1) for i, name in enumerate(names)}
 
 
 def _shift(lost: Weights, mean: NDArray[np.float64]) -> Weights:
