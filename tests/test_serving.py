@@ -374,7 +374,9 @@ def test_an_engine_that_becomes_slow_is_left(tmp_path: Path, faults: Path) -> No
         drive.step_until(drive.serves_plan)
         (faults / "run").write_text("slow")
         drive.step_until(lambda: drive.row().demotions > 0)
-        assert "slow: " in drive.step().reason
+        assert drive.step().validity == "degraded"
+        # a stall of the machine may have ended it first; then it is tried again, and found to be slow
+        drive.step_until(lambda: "slow: " in drive.scenes[-1][1].reason + drive.row().reason)
 
 
 def test_closing_in_the_middle_of_a_build_ends_it(tmp_path: Path, faults: Path) -> None:
