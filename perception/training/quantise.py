@@ -14,7 +14,7 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from perception.images import load_image
 from perception.models.graph import scaled
-from perception.models.lowering.quantised import FLOAT_PARTS
+from perception.models.lowering.quantised import stays_float
 from perception.training.pictures import evenly_spaced
 from perception.training.rounding import Rounding, round_weights, to_bfloat16, to_int8
 
@@ -40,7 +40,7 @@ class Pictures(CalibrationDataReader):
 
 def for_bfloat16(graph: Path, out: Path, calibration: Sequence[Path]) -> None:
     """Write `graph` to `out` such that an engine that computes in bfloat16 finds nothing left to round in it."""
-    pictures = Pictures(calibration, *input_size(graph), ENOUGH_FOR_MEANS)
+    pictures = Pictures(calibration, *picture_size(graph), ENOUGH_FOR_MEANS)
     round_weights(graph, out, pictures.pictures(), lambda _: to_bfloat16)
 
 
@@ -49,7 +49,7 @@ def quantise(graph: Path, out: Path, calibration: Sequence[Path]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         prepared, rounded = Path(folder) / "prepared.onnx", Path(folder) / "rounded.onnx"
         quant_pre_process(str(graph), str(prepared), skip_symbolic_shape=True)
-        size = input_size(prepared)
+        size = picture_size(prepared)
         pictures = Pictures(calibration, *size, ENOUGH_FOR_MEANS)
         round_weights(prepared, rounded, pictures.pictures(), grid_of)
         quantize_static(
@@ -68,7 +68,7 @@ def quantise(graph: Path, out: Path, calibration: Sequence[Path]) -> None:
         onnx.save(whole, str(out))
 
 
-def input_size(graph: Path) -> tuple[int, int]:
+def picture_size(graph: Path) -> tuple[int, int]:
     """Width and height of the picture that a graph takes [px]."""
     _, height, width, _ = (d.dim_value for d in onnx.load(str(graph)).graph.input[0].type.tensor_type.shape.dim)
     return width, height
@@ -77,11 +77,6 @@ def input_size(graph: Path) -> tuple[int, int]:
 def grid_of(node: str) -> Rounding:
     """What the weights of the node of this name are rounded to."""
     return to_bfloat16 if stays_float(node) else to_int8
-
-
-def stays_float(node: str) -> bool:
-    """Whether the node of this name is left out of the quantisation."""
-    return any(part in node for part in FLOAT_PARTS)
 
 
 def give_unrounded(model: onnx.ModelProto) -> None:

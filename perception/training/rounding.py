@@ -1,8 +1,8 @@
 """Weights on the grid that an engine would round them to anyway, and biases that make up for the rounding.
 
-Rounding a folded MobileNetV2's weights to bfloat16 moves the means of some channels by a tenth of their spread (their
-inputs are large beside what a channel makes of them). The shift can be measured, and a bias takes it back
-(Nagel et al. 2019, section 4.2, with measured means).
+Rounding a folded MobileNetV2's weights to bfloat16 moves the means of its channels, which costs more than all else that
+bfloat16 rounds (docs/models.md). The shift can be measured, and a bias takes it back (Nagel et al. 2019, section 4.2,
+with measured means).
 """
 
 from __future__ import annotations

@@ -58,7 +58,7 @@ def quantise(model: onnx.ModelProto, precision: Literal["int8", "fp8"], frames: 
     if [value.name for value in graph.input] != [FRAME]:
         raise ModelError(f"{precision} is for graphs that take a camera's frame; take fp16 for the propagator")
     kept, constants = deciding(graph), {i.name: i for i in graph.initializer}
-    chosen = [n for n in graph.node if n.op_type == "Conv" and n.name not in kept and not _stays_float(n.name)]
+    chosen = [n for n in graph.node if n.op_type == "Conv" and n.name not in kept and not stays_float(n.name)]
     chosen = [n for n in chosen if n.input[1] in constants]
     ranges = measured(model, sorted({n.input[0] for n in chosen}), frames)
     writer = _Pairs(graph, precision)
@@ -68,8 +68,9 @@ def quantise(model: onnx.ModelProto, precision: Literal["int8", "fp8"], frames: 
     writer.insert()
 
 
-def _stays_float(name: str) -> bool:
-    return any(part in name for part in FLOAT_PARTS)
+def stays_float(node: str) -> bool:
+    """Whether the node of this name is left out of a quantisation."""
+    return any(part in node for part in FLOAT_PARTS)
 
 
 def measured(model: onnx.ModelProto, tensors: Iterable[str], frames: Sequence[NDArray[np.uint8]]) -> dict[str, float]:
