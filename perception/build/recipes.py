@@ -16,8 +16,6 @@ from perception.protocols import Engine
 from perception.serving.rungs import Opened, Size
 from perception.stopwatch import Stopwatch
 
-FEATURES = ("keys", "context", "fine8", "fine4")
-
 
 class AsTheyAre:
     """The model's own graphs: the image is scaled, and things are grouped, on the host.
@@ -86,8 +84,7 @@ class Lowered(AsTheyAre):
 
     def assemble(self, engines: Mapping[str, Engine], name: str, size: Size) -> Opened:
         compiled: Any = importlib.import_module("perception.models.compiled")
+        model = compiled.CompiledModel(self._files, engines[NETWORK])
         if PROPAGATOR in engines:  # what goes from one to the other on the accelerator stays there
-            for engine in (engines[part] for part in (NETWORK, ENCODER) if part in engines):
-                if leave := getattr(engine, "leave", None):
-                    leave(FEATURES)
-        return self._assembled(compiled.CompiledModel(self._files, engines[NETWORK]), engines, name)
+            model.leave_features()
+        return self._assembled(model, engines, name)

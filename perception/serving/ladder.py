@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perception.errors import DeviceError, ModelError
-from perception.serving.rungs import Opened, Size, Standing, hosted
+from perception.serving.rungs import Opened, Size, Standing, hosted, hosted_features
 from perception.types import Features, Panoptic, Scene, Validity
 
 log = logging.getLogger(__name__)
@@ -223,7 +223,12 @@ class ServedModel:
     def features(self, image: NDArray[np.uint8]) -> Features | None:
         self.take(image)
         bottom = self._ladder.bottom.opened.model
-        return self._ladder.step("encoder", lambda opened: opened.model.features(image) or bottom.features(image))
+
+        def look(opened: Opened) -> Features | None:
+            found = opened.model.features(image) or bottom.features(image)
+            return hosted_features(found) if found and self._keeps else found
+
+        return self._ladder.step("encoder", look)
 
     def close(self) -> None:
         """The bottom alone; what is above it is closed by the one who opened it."""

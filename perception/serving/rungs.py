@@ -34,10 +34,13 @@ FEW = 5  # calls, after which it is known how long they usually take
 
 def hosted(seen: Panoptic) -> Panoptic:
     """A copy that outlives the engine's next call: an accelerator may keep features where it runs until then."""
-    features = seen.features
-    if features is not None:
-        features = Features(*(np.array(a) for a in (features.keys, features.context, features.fine8, features.fine4)))
+    features = seen.features and hosted_features(seen.features)
     return Panoptic(seen.labels.copy(), seen.id_map.copy(), seen.segments, features, seen.confidence)
+
+
+def hosted_features(features: Features) -> Features:
+    """The same of features alone."""
+    return Features(*(np.array(a) for a in (features.keys, features.context, features.fine8, features.fine4)))
 
 
 def _nothing() -> None: ...
