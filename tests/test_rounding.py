@@ -15,7 +15,7 @@ onnx = pytest.importorskip("onnx", reason="the train extra is not installed")
 from onnx import helper, numpy_helper  # noqa: E402
 
 from perception.engines import open_engine  # noqa: E402
-from perception.training.rounding import round_weights, to_bfloat16, to_int8  # noqa: E402
+from perception.models.rounding import round_weights, to_bfloat16, to_float8, to_int8  # noqa: E402
 
 RNG = np.random.default_rng(0)
 PICTURES = [RNG.integers(0, 256, (1, 6, 8, 4), np.uint8) for _ in range(3)]
@@ -37,6 +37,13 @@ def test_int8_steps_are_even_up_to_each_channel_s_largest_weight():
     assert np.abs(steps - np.round(steps)).max() < 1e-4
     assert np.abs(rounded - weights).max() <= 0.51 * largest.max() / 127
     assert (rounded[4] == 0).all()
+
+
+def test_float8_has_three_bits_after_the_first_and_the_largest_weight_is_exact():
+    weights = np.array([[448.0, -448, 17.0, 19.0, 0.4375, 2**-9, 2**-11, 0]], np.float32).reshape(1, 8, 1, 1)
+    assert to_float8(weights).ravel().tolist() == [448, -448, 16, 20, 0.4375, 2**-9, 0, 0]
+    assert np.allclose(to_float8(weights * np.float32(0.125)), to_float8(weights) / 8)
+    assert (to_float8(np.zeros((2, 1, 1, 1), np.float32)) == 0).all()
 
 
 def graph(folder: Path, groups: int, biased: bool, twice: bool = False) -> Path:
@@ -75,7 +82,7 @@ def means(path: Path) -> dict[str, np.ndarray]:
     return {spec.name: np.mean([out[spec.name].mean((0, 2, 3)) for out in seen], 0) for spec in engine.outputs}
 
 
-@pytest.mark.parametrize("rounding", [to_bfloat16, to_int8])
+@pytest.mark.parametrize("rounding", [to_bfloat16, to_int8, to_float8])
 @pytest.mark.parametrize(("groups", "biased", "twice"), [(1, True, False), (4, True, False), (2, False, True)])
 def test_channels_keep_their_means(tmp_path, rounding, groups, biased, twice):
     before = graph(tmp_path, groups, biased, twice)
@@ -97,3 +104,9 @@ def test_a_node_s_name_chooses_its_rounding(tmp_path):
     constants = {t.name: numpy_helper.to_array(t) for t in onnx.load(str(after)).graph.initializer}
     assert np.array_equal(constants["y/weights"], to_int8(original))
     assert np.array_equal(constants["z/weights"], to_bfloat16(original))
+
+
+def test_a_node_without_a_rounding_stays_as_it_is(tmp_path):
+    before, after = graph(tmp_path, 1, True), tmp_path / "after.onnx"
+    round_weights(before, after, PICTURES, lambda _: None)
+    assert onnx.load(str(after)) == onnx.load(str(before))

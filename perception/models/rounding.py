@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import onnx
 import onnxruntime
@@ -18,6 +19,8 @@ from onnx import numpy_helper
 
 Weights = NDArray[np.float32]  # (out, in / groups, kh, kw)
 Rounding = Callable[[Weights], Weights]
+GREATEST_FLOAT8 = 448.0  # finite, of E4M3
+LEAST = 1e-6  # of a range: weights that are all 0 get a step, too
 
 
 def to_bfloat16(weights: Weights) -> Weights:
@@ -33,28 +36,44 @@ def to_int8(weights: Weights) -> Weights:
     return (np.round(weights / np.where(step, step, 1)) * step).astype(np.float32)
 
 
+def to_float8(weights: Weights) -> Weights:
+    """The nearest numbers of FP8 E4M3 (Micikevicius et al. 2022), of which the largest weight is made the largest."""
+    step = np.float32(max(float(np.abs(weights).max()), LEAST) / GREATEST_FLOAT8)
+    return (weights / step).astype(ml_dtypes.float8_e4m3fn).astype(np.float32) * step
+
+
 def round_weights(
-    graph: Path, out: Path, pictures: Iterable[NDArray[np.uint8]], rounding: Callable[[str], Rounding]
+    graph: Path, out: Path, pictures: Iterable[NDArray[np.uint8]], rounding: Callable[[str], Rounding | None]
 ) -> None:
     """Write `graph` to `out` with the weights of its convolutions rounded and their biases corrected.
 
     Args:
         pictures: (1, h, w, 3) what the graph is given; a dozen is enough.
-        rounding: by a node's name, what is done to its weights.
+        rounding: by a node's name, what is done to its weights; None: nothing.
     """
     model = onnx.load(str(graph))
+    round_convolutions(model, pictures, rounding)
+    onnx.save(model, str(out))
+
+
+def round_convolutions(
+    model: onnx.ModelProto, pictures: Iterable[NDArray[np.uint8]], rounding: Callable[[str], Rounding | None]
+) -> None:
+    """The same in place."""
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
-    convolutions = [node for node in model.graph.node if node.op_type == "Conv" and node.input[1] in constants]
-    means = input_means(model, convolutions, pictures)
-    for node in convolutions:
+    found = [node for node in model.graph.node if node.op_type == "Conv" and node.input[1] in constants]
+    convolutions = [(node, how) for node in found if (how := rounding(node.name))]
+    if not convolutions:
+        return
+    means = input_means(model, [node for node, _ in convolutions], pictures)
+    for node, how in convolutions:
         exact = constants[node.input[1]]
-        rounded = rounding(node.name)(exact)
+        rounded = how(exact)
         bias = _shift(exact - rounded, means[node.input[0]])
         if len(node.input) > 2:
             bias = bias + constants[node.input[2]]
         _replace(model, node, rounded, bias)
     _drop_unused(model)
-    onnx.save(model, str(out))
 
 
 def input_means(
@@ -65,7 +84,7 @@ def input_means(
     probed = onnx.ModelProto()
     probed.CopyFrom(model)
     for name in names:
-        probed.graph.node.append(onnx.helper.make_node("ReduceMean", [name], [f"{name}/mean"], axes=[0, 2, 3]))
+        probed.graph.node.append(onnx.helper.make_node("GlobalAveragePool", [name], [f"{name}/mean"]))
     del probed.graph.output[:]
     probed.graph.output.extend(onnx.ValueInfoProto(name=f"{name}/mean") for name in names)
     options = onnxruntime.SessionOptions()
@@ -84,9 +103,16 @@ def _shift(lost: Weights, mean: NDArray[np.float64]) -> Weights:
 
 def _replace(model: onnx.ModelProto, node: onnx.NodeProto, weights: Weights, bias: Weights) -> None:
     """Give a node weights and a bias of its own, since several may share theirs."""
-    names = [f"{node.output[0]}/weights", f"{node.output[0]}/bias"]
+    taken = {tensor.name for tensor in model.graph.initializer}  # by an earlier rounding, too
+    names = [_free(f"{node.output[0]}/{part}", taken) for part in ("weights", "bias")]
     model.graph.initializer.extend(map(numpy_helper.from_array, (weights, bias.astype(np.float32)), names))
     node.input[1:] = names
+
+
+def _free(name: str, taken: set[str]) -> str:
+    while name in taken:
+        name += "+"
+    return name
 
 
 def _drop_unused(model: onnx.ModelProto) -> None:
