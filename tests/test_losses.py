@@ -353,6 +353,12 @@ def test_offset_loss_is_the_mean_distance_over_thing_cells():
     assert float(offset_loss(offset, torch.zeros(1, 2, 1, 2), thing)) == pytest.approx((3 + 1) / 2)
 
 
+def test_cells_count_as_much_as_they_are_said_to():
+    offset = torch.tensor([[[[3.0, 5.0]], [[3.0, 5.0]]]])
+    weight = torch.tensor([[[[0.3, 0.1]]]])
+    assert float(offset_loss(offset, torch.zeros(1, 2, 1, 2), weight)) == pytest.approx(3.5)
+
+
 @pytest.mark.parametrize(("loss", "channels"), [(centre_loss, 1), (offset_loss, 2)])
 def test_instance_losses_agree_with_loops_and_differences(loss, channels):
     generator = torch.Generator().manual_seed(2)

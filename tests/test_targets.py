@@ -71,6 +71,15 @@ def test_overlapping_gaussians_do_not_add_up():
     assert np.array_equal(panoptic_targets(both).centre, np.maximum(one, two))
 
 
+@pytest.mark.parametrize("balance", [0.5, 1.0])
+def test_small_things_count_as_much_as_the_balance_says(balance):
+    scene = picture((1, slice(0, 4), slice(0, 4)), (2, slice(20, 21), slice(20, 24)))
+    said = panoptic_targets(scene, balance=balance).is_thing[0]
+    assert np.allclose(said[scene == 1], 16**-balance)
+    assert np.allclose(said[scene == 2], 4**-balance)
+    assert not said[scene == 0].any()
+
+
 def test_the_centre_is_that_of_the_visible_pixels():
     ring = picture((1, slice(10, 31), slice(10, 31)), (UNKNOWN, slice(15, 26), slice(15, 31)))
     y, x = centres_of_mass(ring)[1]

@@ -109,10 +109,15 @@ def test_a_shipped_configuration_is_valid_and_its_network_can_be_built(name, tmp
         ('kind = "unet"', 'kind = "unett"', "network.kind"),
         ("[data.a]", "[data.validation]", "the name is taken"),
         ("[network]", '[loss]\nsemantic = { ohm = 1.0 }\n[network]', "'ohm' is not one of .*did you mean 'ohem'"),
-        ("[network]", "[loss]\nsemantic = { ohem = 0.0 }\n[network]", "every weight is 0"),
+        (
+            "[network]",
+            "[loss]\nsemantic = { ohem = 0.0 }\ncoarse = 0.0\nauxiliary = 0.0\n[network]",
+            "every weight is 0",
+        ),
         ("log_steps = 2", 'log_steps = 2\nthings = ["tram"]', "things: 'tram' is not one of the classes"),
         ("log_steps = 2", 'log_steps = 2\nprecision = "float16"', "needs a GPU"),
         ("warmup = 2", "frozen_stages = 2", "frozen_stages is 2; this network's backbone has 0"),
+        ("warmup = 2", 'only = ["haed"]', "only: 'haed' is not a part of this network: .*head"),
     ],
 )  # fmt: skip
 def test_a_wrong_configuration_is_one_line(tmp_path, before, after, says):
@@ -307,11 +312,27 @@ def test_a_step_on_garbage_changes_neither_weights_nor_statistics(tmp_path):
 
 def test_frozen_stages_keep_their_weights():
     network = build_network(read_training_config("road")[0].network, 3)
-    frozen = freeze(network, 2)
+    frozen = freeze(network, OptimizerConfig(frozen_stages=2))
     assert len(frozen) == 3
     free = {n for n, p in network.named_parameters() if p.requires_grad}
     assert not any(n.startswith(("backbone.stem", "backbone.stages.0.", "backbone.stages.1.")) for n in free)
     assert any(n.startswith("backbone.stages.2.") for n in free)
+
+
+def test_only_some_parts_learn(tmp_path):
+    shipped = Path(configured(Request("road", start=Path("road"), device="cpu"))[0].start)
+    text = REALTIME.replace("warmup = 2", 'warmup = 0\nonly = ["centre", "offset"]')
+    text += "\n[loss]\nsemantic = {}\ncoarse = 0.0\nauxiliary = 0.0\noffset_balance = 0.5\n"
+    request = Request(write_config(tmp_path, text), without=["validation"], device="cpu", start=shipped)
+    config, base = configured(request)
+    trainer = Trainer(config, base, tmp_path, torch.device("cpu"))
+    trainer.start()
+    before = {name: tensor.clone() for name, tensor in trainer.network.state_dict().items()}
+    values = trainer._train_step(trainer.mixture.batch(0))
+    assert {"centre", "offset"} <= {*values}
+    assert "auxiliary" not in values
+    changed = {n for n, tensor in trainer.network.state_dict().items() if not torch.equal(tensor, before[n])}
+    assert changed == {"centre.weight", "centre.bias", "offset.weight", "offset.bias"}
 
 
 # runs

@@ -129,7 +129,8 @@ class Mixture:
     def _instance_targets(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
         if not self.config.has_instances:
             return {}
-        targets = [panoptic_targets(s.instances, TARGET_STRIDE, self.config.loss.sigma) for s in samples]
+        loss = self.config.loss
+        targets = [panoptic_targets(s.instances, TARGET_STRIDE, loss.sigma, loss.offset_balance) for s in samples]
         planes = zip(PanopticTargets._fields, zip(*targets, strict=True), strict=True)
         return {name: torch.from_numpy(np.stack(plane)) for name, plane in planes}
 

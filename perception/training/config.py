@@ -79,6 +79,7 @@ class LossConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     centre: Weight = 200.0
     offset: Weight = 0.01
     sigma: Annotated[float, msgspec.Meta(gt=0, le=64)] = 8.0  # of the centres' Gaussians [px]
+    offset_balance: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0  # offsets of a thing of n cells weigh n^-balance
     small_instances: Weight = 1.0  # weight of the pixels of small instances in "ce" and "ohem"
     hardest_share: Annotated[float, msgspec.Meta(gt=0, le=1)] = 1 / 3  # of "ohem"
     stride: Literal[1, 2, 4] = 1  # the semantic loss looks at each n-th pixel
@@ -94,6 +95,7 @@ class OptimizerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     power: Annotated[float, msgspec.Meta(gt=0, le=10)] = 0.9  # of poly
     warmup: Annotated[int, msgspec.Meta(ge=0)] = 50  # [steps]
     frozen_stages: Annotated[int, msgspec.Meta(ge=0, le=16)] = 0  # so many backbone stages keep their start weights
+    only: tuple[str, ...] = ()  # parts of the network that learn; the others keep their start weights
     clip: Annotated[float, msgspec.Meta(ge=0)] = 5.0  # greatest gradient norm; 0: none
     skip_above: Annotated[float, msgspec.Meta(ge=0)] = 0.0  # a step is skipped beyond this norm; 0: never
 
@@ -187,5 +189,6 @@ def _check_rules(config: TrainingConfig, where: str) -> None:
     for key, (low, high) in ranges.items():
         if not low <= high:
             raise ConfigError(f"{where}: {key}: [{low}, {high}] is upside down; write the lower bound first")
-    if not any(config.loss.semantic.values()):
-        raise ConfigError(f"{where}: loss.semantic: every weight is 0; nothing would be learnt")
+    loss = config.loss
+    if not (any(loss.semantic.values()) or loss.coarse or loss.auxiliary or config.has_instances):
+        raise ConfigError(f"{where}: loss: every weight is 0; nothing would be learnt")

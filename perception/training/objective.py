@@ -42,10 +42,12 @@ class Objective:
             prediction: of the network in training, at whatever strides it has.
             taught: (n, classes, h', w') the teacher's logits for the same images.
         """
-        stride = self.config.stride
-        codes = _every(batch.codes, stride)
-        logits = self._as_used(prediction.semantic, batch)
-        parts = self._semantic(logits, codes, None if batch.weight is None else _every(batch.weight, stride))
+        parts: dict[str, Tensor] = {}
+        logits = self._as_used(prediction.semantic, batch) if self._wants_logits else prediction.semantic
+        if self._wants_logits:
+            stride = self.config.stride
+            weight = None if batch.weight is None else _every(batch.weight, stride)
+            parts = self._semantic(logits, _every(batch.codes, stride), weight)
         if prediction.auxiliary is not None and self.config.auxiliary:
             small = self._exact(_every(batch.codes, AUXILIARY_STRIDE))
             loss = LOSSES["ohem"](_resized(prediction.auxiliary, small.shape[-2:]), small)
@@ -54,6 +56,11 @@ class Objective:
             loss = distillation_loss(logits, self._as_used(taught, batch), self.teacher.temperature)
             parts["distillation"] = self.teacher.weight * loss
         return parts | self._instances(prediction, batch)
+
+    @property
+    def _wants_logits(self) -> bool:
+        """False where instances alone are learnt."""
+        return bool(any(self.config.semantic.values()) or self.config.coarse or self.teacher)
 
     def _as_used(self, logits: Tensor, batch: Batch) -> Tensor:
         """Logits enlarged to the images, as validation and export do it, at each stride-th pixel.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from statistics import median
 
 import torch
@@ -16,12 +16,28 @@ REMEMBERED = 50  # norms
 SPIKE = 6.0  # times the median of the remembered norms
 
 
-def freeze(network: nn.Module, stages: int) -> list[nn.Module]:
-    """Keep the stem and the first `stages` stages of the backbone as they are; the modules to hold in eval mode.
+def freeze(network: nn.Module, config: OptimizerConfig) -> list[nn.Module]:
+    """Keep what the configuration wants kept as it is; the modules to hold in eval mode.
 
     Raises:
-        ConfigError: the network has no backbone with so many stages.
+        ConfigError: the network has no such part, or no backbone with so many stages.
     """
+    frozen = [*_all_but(network, config.only), *_first_stages(network, config.frozen_stages)]
+    for module in frozen:
+        module.requires_grad_(False)
+    return frozen
+
+
+def _all_but(network: nn.Module, only: Sequence[str]) -> list[nn.Module]:
+    parts = dict(network.named_children())
+    strange = next((name for name in only if name not in parts), None)
+    if strange is not None:
+        raise ConfigError(f"optimizer.only: {strange!r} is not a part of this network: {', '.join(parts)}")
+    return [part for name, part in parts.items() if only and name not in only]
+
+
+def _first_stages(network: nn.Module, stages: int) -> list[nn.Module]:
+    """The stem and the first `stages` stages of the backbone."""
     if not stages:
         return []
     children = dict(getattr(network, "backbone", nn.Module()).named_children())
@@ -30,10 +46,7 @@ def freeze(network: nn.Module, stages: int) -> list[nn.Module]:
         raise ConfigError(
             f"optimizer.frozen_stages is {stages}; this network's backbone has {len(parts)} stages to freeze"
         )
-    frozen = [module for name, module in children.items() if name.startswith("stem")] + parts[:stages]
-    for module in frozen:
-        module.requires_grad_(False)
-    return frozen
+    return [module for name, module in children.items() if name.startswith("stem")] + parts[:stages]
 
 
 def build_optimizer(network: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:

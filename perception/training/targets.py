@@ -17,32 +17,36 @@ class PanopticTargets(NamedTuple):
 
     centre: NDArray[np.float32]  # (1, h/s, w/s) pixelwise maximum of one Gaussian an instance
     offset: NDArray[np.float32]  # (2, h/s, w/s) (dy, dx) from the cell's centre to the instance's [px]
-    is_thing: NDArray[np.float32]  # (1, h/s, w/s) 1 where the offset is to be learnt
+    is_thing: NDArray[np.float32]  # (1, h/s, w/s) how much the offset there is to be learnt, 0 where not
     is_known: NDArray[np.float32]  # (1, h/s, w/s) 0 on pixels of things whose extent is not known
 
 
-def panoptic_targets(instances: NDArray[np.uint16], stride: int = 1, sigma: float = SIGMA) -> PanopticTargets:
+def panoptic_targets(
+    instances: NDArray[np.uint16], stride: int = 1, sigma: float = SIGMA, balance: float = 0.0
+) -> PanopticTargets:
     """Centres are the mean (y, x) of each instance's pixels, at full resolution whatever the stride.
 
     Args:
         instances: (h, w) 0 for stuff and void, UNKNOWN for crowds, else one number an instance.
         stride: size of a cell of the target grid [px].
         sigma: of the Gaussians, which end beyond 3 sigma + 1 [px].
+        balance: a cell of an instance of n cells counts n^-balance in `is_thing`: at 0 every cell counts alike, at 1
+            every instance, however small.
     """
     h, w = instances.shape
     ys = np.arange(h // stride, dtype=np.float32) * stride + (stride - 1) / 2
     xs = np.arange(w // stride, dtype=np.float32) * stride + (stride - 1) / 2
     cells = instances[stride // 2 :: stride, stride // 2 :: stride][: len(ys), : len(xs)]
     centre = np.zeros((1, len(ys), len(xs)), np.float32)
-    offset = np.zeros((2, len(ys), len(xs)), np.float32)
+    offset, is_thing = np.zeros((2, len(ys), len(xs)), np.float32), np.zeros((1, len(ys), len(xs)), np.float32)
     for number, (cy, cx) in centres_of_mass(instances).items():
         _draw(centre[0], ys - cy, xs - cx, sigma)
         rows, columns = np.nonzero(cells == number)
         offset[0, rows, columns] = cy - ys[rows]
         offset[1, rows, columns] = cx - xs[columns]
-    is_unknown = (cells == UNKNOWN)[None]
-    is_thing = (cells > 0)[None] & ~is_unknown
-    return PanopticTargets(centre, offset, is_thing.astype(np.float32), (~is_unknown).astype(np.float32))
+        is_thing[0, rows, columns] = max(1, len(rows)) ** -balance
+    is_known = (cells != UNKNOWN)[None].astype(np.float32)
+    return PanopticTargets(centre, offset, is_thing, is_known)
 
 
 def centres_of_mass(instances: NDArray[np.uint16]) -> dict[int, tuple[float, float]]:

@@ -69,7 +69,7 @@ class Trainer:
         torch.manual_seed(config.seed)
         self._open_data()
         self.network = self._built()
-        self.frozen = freeze(self.network, config.optimizer.frozen_stages)
+        self.frozen = freeze(self.network, config.optimizer)
         self.average = WeightAverage(self.network, config.average)
         self.optimizer = build_optimizer(self.network, config.optimizer)
         self.guard = SpikeGuard(config.optimizer.skip_above)
@@ -107,9 +107,8 @@ class Trainer:
         """Take the start weights that the configuration names; raises ConfigError where it freezes random ones."""
         if not self.config.start:
             if self.frozen:
-                raise ConfigError(
-                    "optimizer.frozen_stages: weights to freeze have to come from somewhere: --start FILE"
-                )
+                key = "only" if self.config.optimizer.only else "frozen_stages"
+                raise ConfigError(f"optimizer.{key}: weights to freeze have to come from somewhere: --start FILE")
             return
         start_from(
             self.network, self.base / self.config.start, self.config, self.mixture.batch(0).images.to(self.device)
@@ -244,6 +243,8 @@ class Trainer:
             prediction = self.network(batch.images)
         parts = self.objective(prediction, batch, self._taught(batch))
         loss = torch.stack(list(parts.values())).sum()
+        if not loss.requires_grad:
+            raise ConfigError("optimizer.only: no loss reaches the parts that are to learn; weigh one in [loss]")
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()
         norm = self._step_optimizer()

@@ -12,6 +12,8 @@ from torch import Tensor
 from perception.opencv import cv2
 from perception.training.targets import SMALL, UNKNOWN
 
+LEAST_WEIGHT = 1e-3  # of all cells together; a batch without things has none
+
 
 def centre_loss(heat: Tensor, target: Tensor, is_known: Tensor) -> Tensor:
     """Mean squared error of the centre heat over the cells with `is_known` 1; all (n, 1, h, w)."""
@@ -19,8 +21,8 @@ def centre_loss(heat: Tensor, target: Tensor, is_known: Tensor) -> Tensor:
 
 
 def offset_loss(offset: Tensor, target: Tensor, is_thing: Tensor) -> Tensor:
-    """Mean absolute error [px] of both components, (n, 2, h, w), over the cells with `is_thing` (n, 1, h, w) 1."""
-    return (is_thing * (offset - target).abs()).sum() / (2 * is_thing.sum()).clamp_min(1)
+    """Mean absolute error [px] of both components, (n, 2, h, w), weighted by `is_thing` (n, 1, h, w) >= 0."""
+    return (is_thing * (offset - target).abs()).sum() / (2 * is_thing.sum()).clamp_min(LEAST_WEIGHT)
 
 
 def small_instance_weights(
