@@ -22,7 +22,13 @@ from perception.opencv import cv2
 
 TILE = (640, 360)  # width, height [px]
 DOCS = Path(__file__).parent
-STAGES = ("1: DeepLabV3+, 480x360", "2: RealtimePanoptic, 640x352", "3: half a pixel", "4: all layers, half of val")
+STAGES = (
+    "1: DeepLabV3+\n480x360",
+    "2: RealtimePanoptic\n640x352",
+    "3: half a\npixel",
+    "4: all layers\nhalf of val",
+    "5: decoders\na quarter of val",
+)
 CURVES = ("miou", "lane marking", "pedestrian", "car", "sign", "pole")
 SEEDS_AND_SECONDS = ((0, 9.9), (21, 4.9), (8, 6.9), (5, 2.9))
 ANIMATED = ("rendered:?seed=21&frames=210", 2.5, 6.5)  # drive, from and to [s]
@@ -118,7 +124,7 @@ def training() -> Path:
     rows = list(csv.DictReader((DOCS / "road-training.csv").open()))
     stages = [list(group) for _, group in groupby(rows, lambda row: row["stage"])]
     widths = [max(6, len(stage)) for stage in stages]  # room for the titles
-    figure, axes = plt.subplots(1, len(stages), sharey=True, width_ratios=widths, figsize=(9, 4), layout="constrained")
+    figure, axes = plt.subplots(1, len(stages), sharey=True, width_ratios=widths, figsize=(11, 4), layout="constrained")
     for axis, stage, title in zip(axes, stages, STAGES, strict=True):
         steps = [int(row["step"]) for row in stage]
         for name in CURVES:

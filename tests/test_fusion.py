@@ -28,6 +28,15 @@ def test_an_unsure_detection_begins_no_track():
     assert Walk().step(view(CAR, score=0.49)).tracks == ()
 
 
+@pytest.mark.parametrize(("score", "tracks"), [(0.65, [1, 2]), (0.75, [1, 2, 3])])
+def test_a_detection_over_several_things_begins_a_track_only_where_it_is_sure(score: float, tracks: list[int]):
+    walk = Walk()
+    for _ in range(3):
+        walk.step(view(CAR, (2, 72, 16, 104, 48)))
+    scene = walk.step(view((2, 16, 4, 128, 56), score=score))
+    assert sorted(t.track_id for t in scene.tracks) == tracks
+
+
 @pytest.mark.parametrize("misses", [0, 1])
 def test_a_tentative_track_ends_with_one_miss_more_than_it_may_have(misses: int):
     walk = Walk(rules=FusionRules(tentative_misses=misses))
@@ -44,10 +53,17 @@ def test_what_the_network_misses_is_carried():
     scene = walk.step(view())
     track = scene.tracks[0]
     assert (track.track_id, track.state, track.observed) == (1, TrackState.CONFIRMED, False)
-    assert track.quality == before.tracks[0].quality  # the carrier thinks better of it, but nothing was seen
+    assert 0 < track.quality < before.tracks[0].quality  # the network has looked, and not seen it
     assert track.last_ns == before.stamp_ns
     assert iou(scene.id_map == 1, before.id_map == 1) > 0.97  # its corners are rounded
     assert (scene.labels[scene.id_map == 1] == 2).all()
+
+
+def test_a_frame_that_the_network_skips_makes_a_mask_no_worse():
+    walk = Walk()
+    before = walk.confirmed(CAR)
+    track = walk.step().tracks[0]
+    assert track.quality == before.tracks[0].quality  # the carrier thinks better of it, but nothing was seen
 
 
 def test_a_carried_mask_goes_where_the_carrier_says():
@@ -85,6 +101,25 @@ def test_a_lost_track_ends_after_its_time_with_a_reason():
     assert 1.0 <= seconds + PERIOD_NS / 1e9 < 1.07
     assert scene.events[0].reason.startswith("not seen for 1.0")
     assert scene.tracks == ()
+
+
+def test_what_has_driven_out_of_the_picture_ends():
+    walk = Walk()
+    for x in range(32, 121, 8):
+        walk.step(view((2, x, 16, min(x + 32, 128), 48)))
+    walk.carrier.presence[0] = 0
+    scene, seconds = walk.until(TrackState.ENDED, view())
+    assert scene.events[-1].reason == "left the picture"
+    assert seconds < 0.5
+
+
+def test_what_stands_still_at_the_border_is_waited_for():
+    walk = Walk(lost_for_ns=SECOND_NS)
+    for _ in range(3):
+        walk.step(view((2, 112, 16, 128, 48)))
+    walk.carrier.presence[0] = 0
+    scene, _ = walk.until(TrackState.ENDED, view())
+    assert scene.events[-1].reason.startswith("not seen for 1.0")
 
 
 def hidden_walk(look: int = 3) -> Walk:

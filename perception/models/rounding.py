@@ -7,15 +7,17 @@ with measured means).
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import ml_dtypes
 import numpy as np
 import onnx
-import onnxruntime
 from numpy.typing import NDArray
 from onnx import numpy_helper
+
+from perception.engines import open_engine
 
 Weights = NDArray[np.float32]  # (out, in / groups, kh, kw)
 Rounding = Callable[[Weights], Weights]
@@ -87,11 +89,14 @@ def input_means(
         probed.graph.node.append(onnx.helper.make_node("GlobalAveragePool", [name], [f"{name}/mean"]))
     del probed.graph.output[:]
     probed.graph.output.extend(onnx.ValueInfoProto(name=f"{name}/mean") for name in names)
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    session = onnxruntime.InferenceSession(probed.SerializeToString(), options, ["CPUExecutionProvider"])
-    seen = [session.run(None, {session.get_inputs()[0].name: picture}) for picture in pictures]
-    return {name: np.mean([np.asarray(means[i]) for means in seen], 0).reshape(-1) for i, name in enumerate(names)}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "probed.onnx"
+        onnx.save(probed, str(path))
+        engine = open_engine(path, "onnxruntime")
+        (given,) = (spec.name for spec in engine.inputs)
+        seen = [{key: mean.copy() for key, mean in engine({given: picture}).items()} for picture in pictures]
+        engine.close()
+    return {name: np.mean([means[f"{name}/mean"] for means in seen], 0).reshape(-1) for name in names}
 
 
 def _shift(lost: Weights, mean: NDArray[np.float64]) -> Weights:

@@ -10,8 +10,10 @@ from perception.propagation.carrier import Carried
 from perception.propagation.claim import Claim
 from perception.propagation.publishing import Picture
 from perception.propagation.roster import Roster
-from perception.propagation.tracks import FADED, LiveTrack
+from perception.propagation.tracks import FADED, Carriage, LiveTrack
 from perception.types import Segment, TrackState
+
+UNSEEN = 0.75  # of a carried mask's expected IoU is left where the network looks and does not see the thing; fitted
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +67,7 @@ class Coasting:
             found = self.picture.add_carried(track, self.carried.masks[carriage.slot])
         if found is None:
             return False
-        quality = float(self.carried.quality[carriage.slot])
+        quality = float(self.carried.quality[carriage.slot]) * (UNSEEN if self.has_looked else 1.0)
         if track.is_hidden:
             self.roster.life.change(track, TrackState.CONFIRMED, "visible again", self.stamp_ns)
         else:
@@ -96,8 +98,18 @@ class Coasting:
         if carriage.hidden_since_ns is None:
             carriage.hidden_since_ns = stamp_ns
         hidden_ns = stamp_ns - carriage.hidden_since_ns
-        if hidden_ns > self.roster.life.lost_for_ns and not track.prompted:
+        if track.prompted:
+            return
+        if hidden_ns > self.roster.life.lost_for_ns:
             self.roster.end(track, f"not seen for {hidden_ns / 1e9:.2f} s", stamp_ns)
+        elif self._has_left(carriage):
+            self.roster.end(track, "left the picture", stamp_ns)
+
+    def _has_left(self, carriage: Carriage) -> bool:
+        """All of where its motion expects it lies outside the picture."""
+        x0, y0, x1, y1 = carriage.motion.at(self.stamp_ns)
+        width, height = self.picture.size
+        return x1 <= 0 or y1 <= 0 or x0 >= width or y0 >= height
 
     def _why_hidden(self, track: LiveTrack, is_denied: bool) -> tuple[TrackState, str]:
         slot = track.carriage.slot if track.carriage else None

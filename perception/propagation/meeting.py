@@ -47,7 +47,7 @@ class Meeting:
         for track, detections in parts:
             self.roster.carry(track, int(met.cells[detections].sum()))
         for j in range(len(met.boxes)):
-            if j not in owners and j not in doubted and self._is_new(seen.segments[j]):
+            if j not in owners and j not in doubted and self._is_new(seen.segments[j], common[:, j], int(met.cells[j])):
                 segment, mask = painting.union(seen, [j])
                 owners[j] = self.roster.begin(segment, mask, met.looks[j], stamp_ns, "first seen")
                 self.roster.carry(owners[j], int(met.cells[j]))
@@ -83,11 +83,9 @@ class Meeting:
 
     def _whole(self, segment: Segment, common: NDArray[np.int64], cells: int) -> LiveTrack | None:
         """The track that a detection is but a part of: most of it lies where that one is carried."""
-        classes = (segment.class_id, VOID)
-        followed = [(slot, t) for slot, t in self.roster.slots.followed() if t.carriage]
-        shares = {slot: int(common[slot]) for slot, t in followed if t.carriage and t.carriage.class_seen in classes}
-        best = max(shares, key=lambda slot: shares[slot], default=None)
-        if best is None or not cells or shares[best] < self.roster.rules.covered * cells:
+        shares = self._shares(segment.class_id, common)
+        best = int(shares.argmax())
+        if not cells or not shares[best] or shares[best] < self.roster.rules.covered * cells:
             return None
         return self.roster.slots.owners[best]
 
@@ -105,9 +103,20 @@ class Meeting:
         carriage.denied_since_ns = carriage.hidden_since_ns = None
         carriage.misses = 0
 
-    def _is_new(self, segment: Segment) -> bool:
-        """SAM 3's birth: sure enough, and (as `_whole` has found) not covered by what is carried."""
-        return segment.score >= self.roster.rules.birth_score and not self.roster.is_full
+    def _is_new(self, segment: Segment, common: NDArray[np.int64], cells: int) -> bool:
+        """SAM 3's birth: sure enough, and not covered by what is carried, by one thing or by several."""
+        rules = self.roster.rules
+        is_taken = self._shares(segment.class_id, common).sum() > rules.taken * cells
+        least = rules.sure_birth_score if is_taken else rules.birth_score
+        return segment.score >= least and not self.roster.is_full
+
+    def _shares(self, class_id: int, common: NDArray[np.int64]) -> NDArray[np.int64]:
+        """(slots,) cells of a detection where a followed thing of its class is carried, or one of no class."""
+        shares = np.zeros_like(common)
+        for slot, track in self.roster.slots.followed():
+            if track.carriage and track.carriage.class_seen in (class_id, VOID):
+                shares[slot] = common[slot]
+        return shares
 
 
 def _detections(seen: Panoptic, carried: Carried) -> tuple[Detections, NDArray[np.int64]]:

@@ -58,7 +58,7 @@ class Picture:
     """
 
     def __init__(self, size: tuple[int, int], owners: dict[int, LiveTrack], seen: Panoptic | None) -> None:
-        self._size, self._owners, self._seen = size, owners, seen
+        self.size, self._owners, self._seen = size, owners, seen
         self.tracks = list(dict.fromkeys(owners.values()))
         self._places = {track: k for k, track in enumerate(self.tracks, 1)}
         width, height = size
@@ -93,7 +93,7 @@ class Picture:
 
     def add_moved(self, track: LiveTrack, to_xy: tuple[int, int]) -> tuple[NDArray[np.bool_], Box] | None:
         """Paint the track's last mask at another place, over nothing; None where nothing of it is left."""
-        found = painting.moved(track.mask, to_xy, self._size)
+        found = painting.moved(track.mask, to_xy, self.size)
         if found is None:
             return None
         mask, (x0, y0, x1, y1) = found
