@@ -8,7 +8,7 @@ with measured means).
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import ml_dtypes
@@ -18,11 +18,13 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from perception.engines import open_engine
+from perception.models.lowering.precision import drop_unused
 
 Weights = NDArray[np.float32]  # (out, in / groups, kh, kw)
 Rounding = Callable[[Weights], Weights]
 GREATEST_FLOAT8 = 448.0  # finite, of E4M3
-LEAST = 1e-6  # of a range: weights that are all 0 get a step, too
+LEAST = 1e-6  # of a range: a tensor of zeros gets a step, too
+ENOUGH_FOR_MEANS = 16  # pictures
 
 
 def to_bfloat16(weights: Weights) -> Weights:
@@ -75,7 +77,7 @@ def round_convolutions(
         if len(node.input) > 2:
             bias = bias + constants[node.input[2]]
         _replace(model, node, rounded, bias)
-    _drop_unused(model)
+    drop_unused(model.graph)
 
 
 def input_means(
@@ -85,18 +87,29 @@ def input_means(
     names = sorted({node.input[0] for node in convolutions})
     probed = onnx.ModelProto()
     probed.CopyFrom(model)
-    for name in names:
-        probed.graph.node.append(onnx.helper.make_node("GlobalAveragePool", [name], [f"{name}/mean"]))
-    del probed.graph.output[:]
-    probed.graph.output.extend(onnx.ValueInfoProto(name=f"{name}/mean") for name in names)
+    means = {name: f"{name}/mean" for name in names}
+    nodes = (onnx.helper.make_node("GlobalAveragePool", [name], [mean]) for name, mean in means.items())
+    probed.graph.node.extend(nodes)
+    seen = [{key: value.copy() for key, value in v.items()} for v in values_of(probed, means.values(), pictures)]
+    return {name: np.mean([found[mean] for found in seen], 0).reshape(-1) for name, mean in means.items()}
+
+
+def values_of(
+    model: onnx.ModelProto, tensors: Iterable[str], pictures: Iterable[NDArray[np.uint8]]
+) -> Iterator[dict[str, NDArray]]:
+    """What the named tensors of a graph of one input are for each picture; valid until the next."""
+    wider = onnx.ModelProto()
+    wider.CopyFrom(model)
+    del wider.graph.output[:]
+    wider.graph.output.extend(onnx.ValueInfoProto(name=name) for name in tensors)
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "probed.onnx"
-        onnx.save(probed, str(path))
+        path = Path(folder) / "wider.onnx"
+        onnx.save(wider, str(path))
         engine = open_engine(path, "onnxruntime")
         (given,) = (spec.name for spec in engine.inputs)
-        seen = [{key: mean.copy() for key, mean in engine({given: picture}).items()} for picture in pictures]
+        for picture in pictures:
+            yield engine({given: picture})
         engine.close()
-    return {name: np.mean([means[f"{name}/mean"] for means in seen], 0).reshape(-1) for name in names}
 
 
 def _shift(lost: Weights, mean: NDArray[np.float64]) -> Weights:
@@ -118,10 +131,3 @@ def _free(name: str, taken: set[str]) -> str:
     while name in taken:
         name += "+"
     return name
-
-
-def _drop_unused(model: onnx.ModelProto) -> None:
-    used = {name for node in model.graph.node for name in node.input}
-    kept = [tensor for tensor in model.graph.initializer if tensor.name in used]
-    del model.graph.initializer[:]
-    model.graph.initializer.extend(kept)

@@ -15,11 +15,10 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from perception.images import load_image
 from perception.models.graph import scaled
 from perception.models.lowering.quantised import stays_float
-from perception.models.rounding import Rounding, round_weights, to_bfloat16, to_int8
+from perception.models.rounding import ENOUGH_FOR_MEANS, Rounding, round_weights, to_bfloat16, to_int8
 from perception.training.pictures import evenly_spaced
 
 MOST_PICTURES = 100
-ENOUGH_FOR_MEANS = 16  # pictures
 
 
 class Pictures(CalibrationDataReader):

@@ -6,9 +6,7 @@ take back what the rounding of the weights moves.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -16,11 +14,19 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from perception.engines import open_engine
 from perception.errors import ModelError
 from perception.models.compiled import FRAME
 from perception.models.lowering.precision import deciding
-from perception.models.rounding import GREATEST_FLOAT8, Rounding, round_convolutions, to_float8, to_int8
+from perception.models.rounding import (
+    ENOUGH_FOR_MEANS,
+    GREATEST_FLOAT8,
+    LEAST,
+    Rounding,
+    round_convolutions,
+    to_float8,
+    to_int8,
+    values_of,
+)
 
 # Parts of node names that stay in float. Measured on CamVid val: quantising the stem and the first two stages, whose
 # depthwise channels differ in range by orders of magnitude, costs 6 points of lane marking IoU and saves 2 ms. Pooled
@@ -44,10 +50,8 @@ FLOAT_PARTS = (
 )
 KINDS = {"int8": (TensorProto.INT8, 127.0), "fp8": (TensorProto.FLOAT8E4M3FN, GREATEST_FLOAT8)}  # type, greatest number
 ROUNDINGS: dict[str, Rounding] = {"int8": to_int8, "fp8": to_float8}
-ENOUGH_FOR_MEANS = 16  # frames
 KEPT_SHARE = 0.9999  # of an activation's values in a frame are within its range
 EVERY = 5  # values that is estimated from
-LEAST = 1e-6  # of a range: a tensor of zeros gets a scale, too
 
 
 def quantise(model: onnx.ModelProto, precision: Literal["int8", "fp8"], frames: Sequence[NDArray[np.uint8]]) -> None:
@@ -85,20 +89,11 @@ def stays_float(node: str) -> bool:
 
 def measured(model: onnx.ModelProto, tensors: Iterable[str], frames: Sequence[NDArray[np.uint8]]) -> dict[str, float]:
     """How far each tensor's values go, but for the furthest 0.01 % of a frame; the most of all frames."""
-    wider = onnx.ModelProto()
-    wider.CopyFrom(model)
-    del wider.graph.output[:]
-    wider.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in tensors)
     found = dict.fromkeys(tensors, LEAST)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "wider.onnx"
-        path.write_bytes(wider.SerializeToString())
-        engine = open_engine(path, "onnxruntime")
-        for frame in frames:
-            for name, value in engine({FRAME: frame[None]}).items():
-                sizes = np.abs(value.ravel()[::EVERY])
-                found[name] = max(found[name], float(np.quantile(sizes, KEPT_SHARE)))
-        engine.close()
+    for values in values_of(model, found, (frame[None] for frame in frames)):
+        for name, value in values.items():
+            sizes = np.abs(value.ravel()[::EVERY])
+            found[name] = max(found[name], float(np.quantile(sizes, KEPT_SHARE)))
     return found
 
 
