@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from typer.testing import CliRunner
@@ -19,7 +20,7 @@ from perception.cli import app  # noqa: E402
 from perception.errors import ConfigError, ModelError, PerceptionError  # noqa: E402
 from perception.opencv import cv2  # noqa: E402
 from perception.training.batches import Batch, Mixture, chosen  # noqa: E402
-from perception.training.checkpoint import SaveError, load_checkpoint, load_network, part  # noqa: E402
+from perception.training.checkpoint import SaveError, load_checkpoint, load_network, part, save_checkpoint  # noqa: E402
 from perception.training.command import Outcome, Request, check_command, configured, train_command  # noqa: E402
 from perception.training.config import (  # noqa: E402
     CLASSES,
@@ -510,6 +511,28 @@ def test_what_changes_no_result_may_change(straight, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "last.safetensors").write_bytes((straight / "run" / "last.safetensors").read_bytes())
     assert validated(tmp_path, text=text, resume=True, folders={"a": tmp_path / "elsewhere"}).is_complete
+
+
+def test_a_key_that_the_run_did_not_know_yet_may_have_its_default(straight, tmp_path):
+    write_pictures(tmp_path / "a")
+    tensors, about = load_checkpoint(straight / "run" / "last.safetensors")
+    loss = {key: value for key, value in about.config["loss"].items() if key != "offset_balance"}
+    older = msgspec.structs.replace(about, config=about.config | {"loss": loss})
+    (tmp_path / "run").mkdir()
+    save_checkpoint(tmp_path / "run" / "last.safetensors", tensors, older)
+    assert validated(tmp_path, resume=True).is_complete
+    with pytest.raises(ConfigError, match=r"loss.offset_balance was 0.0, is 0.5"):
+        validated(tmp_path, resume=True, text=CONFIG + "[loss]\noffset_balance = 0.5\n")
+
+
+def test_parts_that_no_loss_reaches_are_named(tmp_path):
+    write_pictures(tmp_path / "a")
+    text = REALTIME + '[loss]\ncentre = 0\noffset = 0\n[optimizer]\nonly = ["centre", "offset"]\n'
+    text = text.replace("[optimizer]\nwarmup = 2\n", "", 1)
+    config, base = configured(Request(str(write_config(tmp_path, text)), tmp_path / "run", device="cpu"))
+    trainer = Trainer(config, base, tmp_path / "run", torch.device("cpu"))
+    with pytest.raises(ConfigError, match=r"optimizer.only: no loss reaches the parts that are to learn"):
+        trainer.train(quiet)
 
 
 def test_a_network_learns_from_a_teacher(straight, tmp_path):

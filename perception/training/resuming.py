@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -21,7 +22,7 @@ def require_same_run(path: Path, about: About, config: TrainingConfig, samples: 
     Args:
         samples: how many each data set has now.
     """
-    before, now = _flat(about.config), _flat(msgspec.to_builtins(config))
+    before, now = _flat(_completed(about.config)), _flat(msgspec.to_builtins(config))
     for key in [*now, *(k for k in before if k not in now)]:
         is_free = key in FREE or key.startswith("checkpoint.") or (key.startswith("data.") and key.endswith(".folder"))
         if not is_free and before.get(key) != now.get(key) and not _is_longer(key, before, now):
@@ -33,6 +34,14 @@ def require_same_run(path: Path, about: About, config: TrainingConfig, samples: 
         was = about.state.get("samples", {}).get(name, count)
         if was != count:
             raise ConfigError(f"{path}: data set {name!r} had {was} samples, has {count}; bring the others back")
+
+
+def _completed(config: dict[str, Any]) -> dict[str, Any]:
+    """With the defaults of keys that came into being since: a new key's default changes nothing."""
+    try:
+        return msgspec.to_builtins(msgspec.convert(config, TrainingConfig))
+    except msgspec.ValidationError:  # a key of it is no more; it is named by comparing
+        return config
 
 
 def _is_longer(key: str, before: Mapping[str, object], now: Mapping[str, object]) -> bool:
