@@ -57,6 +57,7 @@ class Panoptic:
     segments: tuple[Segment, ...]
     features: Features | None = None  # None where the model gives none
     confidence: NDArray[np.uint8] | None = None  # (h', w') the winning class's probability * 255, coarser than labels
+    looks: NDArray[np.float32] | None = None  # (segments, d) of `looks.Looks`, where the model's graph gives them
 
 
 class TrackState(StrEnum):

@@ -61,18 +61,22 @@ def features(*spots: tuple[int, int, int, int, int]) -> Features:
     looks = np.zeros((height, width), int)
     for look, x0, y0, x1, y1 in spots:
         looks[y0:y1, x0:x1] = look
-    keys = np.eye(LOOKS, dtype=np.float32)[looks].transpose(2, 0, 1).reshape(LOOKS, height // 16, 16, width // 16, 16)
+    planes = np.eye(LOOKS, dtype=np.float32)[looks].transpose(2, 0, 1)
 
     def plane(stride: int) -> NDArray[np.float32]:
         return np.zeros((1, height // stride, width // stride), np.float32)
 
-    return Features(np.ascontiguousarray(keys.mean((2, 4))), plane(16), plane(8), plane(4))
+    def averaged(stride: int) -> NDArray[np.float32]:
+        shape = (LOOKS, height // stride, stride, width // stride, stride)
+        return np.ascontiguousarray(planes.reshape(shape).mean((2, 4)))
+
+    return Features(averaged(16), plane(16), plane(8), averaged(4))
 
 
 class FakeCarrier:
     """Carries what was kept, moved as a test says, with the presence that it says.
 
-    Its quality falls with the time since the network saw a thing; how things look are the features' keys.
+    Its quality falls with the time since the network saw a thing.
     """
 
     def __init__(self, slots: int = 32) -> None:
@@ -98,9 +102,8 @@ class FakeCarrier:
         to = np.s_[:, max(0, dy) : h + min(0, dy), max(0, dx) : w + min(0, dx)]
         masks[to] = self._masks[:, max(0, -dy) : h - max(0, dy), max(0, -dx) : w - max(0, dx)]
         quality = np.exp((self._seen_ns - stamp_ns) / 2e9).astype(np.float32)
-        look = features.keys / np.maximum(np.linalg.norm(features.keys, axis=0), 1e-6)
         masks *= (self.presence > 0)[:, None, None] / np.maximum(masks.sum(0), 1)
-        return Carried(masks, self.presence.copy(), quality, look)
+        return Carried(masks, self.presence.copy(), quality)
 
     def keep(self, kept: Kept) -> None:
         is_shown = kept.masks.any((1, 2)) | ~kept.active

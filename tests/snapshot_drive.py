@@ -25,6 +25,8 @@ FRAMES = 78
 CUT, FROZEN = 46, range(56, 71)  # a cut of the scene, and a camera that gives the same picture
 CROWD = range(18, 34)  # eighteen more things, so that a second bucket is used
 HIDDEN = range(12, 18)  # the walker is behind something
+DENIED = {*range(3, 6), *range(20, 34)}  # the network does not see the parked car, which looks as before
+PARKED = (2, 104, 0, 120, 16)
 JUMP = 74  # before it, frames are missing for three seconds
 LIFE_NS = 300_000_000
 Follower = FusedPropagator | IouPropagator
@@ -45,7 +47,7 @@ SHAPES = {
     "keys": (1, LOOKS, H // 4, W // 4),
     "context": (1, 1, H // 4, W // 4),
     "fine8": (1, 2, H // 2, W // 2),
-    "fine4": (1, 2, H, W),
+    "fine4": (1, LOOKS, H, W),
     **{f"memory_{name}": shape for name, shape in MEMORY.items()},
     "masks": (1, SLOTS, H, W),
     **dict.fromkeys(("entry", "filled"), (1, 4)),
@@ -55,7 +57,6 @@ OUTPUTS = {
     "probabilities": (1, 1 + SLOTS, H, W),
     "presence": (1, SLOTS),
     "quality": (1, SLOTS),
-    "look": (1, 3, H // 4, W // 4),
     **{f"next_{name}": shape for name, shape in MEMORY.items()},
 }
 
@@ -90,7 +91,6 @@ class Reader:
             "probabilities": np.concatenate([1 - masks.sum(0, keepdims=True), masks]),
             "presence": np.minimum(1, 2 * masks.max((1, 2))),
             "quality": 0.8 * np.exp(-np.maximum(0, a["age_s"])) + shade,
-            "look": look / np.linalg.norm(look, axis=0),
             "next_keys": keys,
             "next_values": values,
             "next_known": known,
@@ -128,19 +128,20 @@ class Shown:
 @cache
 def shown(i: int, every: int = 1) -> Shown:
     spots = _spots(i)
-    seen = view(*[spot for spot in spots if not (spot[0] == 3 and i in HIDDEN)])
+    seen = view(*[s for s in spots if not ((s[0] == 3 and i in HIDDEN) or (s == PARKED and i in DENIED))])
     rng = np.random.default_rng(i)
     labels = np.where(seen.labels == 0, rng.random(seen.labels.shape) < 0.1, seen.labels).astype(np.uint8)
     confidence = rng.integers(60, 255, (H, W), np.uint8)
-    planes = {name: rng.random(SHAPES[name][1:], np.float32) for name in ("fine8", "fine4")}
-    looks = replace(features(*[(1 + k % (LOOKS - 1), *spot[1:]) for k, spot in enumerate(spots)]), **planes)
+    noise = {name: rng.random(SHAPES[name][1:], np.float32) for name in ("fine8", "fine4")}
+    looks = features(*[(1 + k % (LOOKS - 1), *spot[1:]) for k, spot in enumerate(spots)])
+    looks = replace(looks, fine8=noise["fine8"], fine4=looks.fine4 + noise["fine4"] / 5)
     seen = replace(seen, labels=labels, confidence=confidence, features=looks)
     return Shown(_frame(i), None if i % every else seen, looks)
 
 
 def _spots(i: int) -> list[tuple[int, int, int, int, int]]:
     x = 16 + i if i < CUT else i - CUT
-    spots = [(2, x, 0, x + 16, 16)]
+    spots = [PARKED, (2, x, 0, x + 16, 16)] if i < CUT else [(2, x, 0, x + 16, 16)]
     if i > 3:
         spots.append((3, 96 - i, 16, 112 - i, 32))
     if i in CROWD:

@@ -95,12 +95,6 @@ def test_before_anything_is_kept_there_is_nothing(carrier):
     assert not carried.presence.any()
 
 
-def test_looks_are_of_unit_length(carrier):
-    look = carrier.carry(view(), 0).look
-    assert look.shape == (16, H // 2, W // 2)
-    np.testing.assert_allclose(np.linalg.norm(look, axis=0), 1, rtol=1e-5)
-
-
 def test_a_forgotten_slot_carries_nothing(carrier):
     begin(carrier, view((1, (6, 6))), (6, 6))
     carrier.forget(0)

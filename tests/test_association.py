@@ -6,17 +6,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from perception.propagation.association import Detections, Known, associate, looks_of, reidentification
+from perception.propagation.association import Detections, Known, associate, reidentification
 from perception.types import VOID
 
-LOOKS = np.eye(4, dtype=np.float32)
+LOOKS = np.vstack((np.eye(4, dtype=np.float32), np.zeros((1, 4), np.float32)))
+NONE = 4  # the look of what has none
 
 
 def detections(boxes: list, classes: list[int], cells: list[int] | None = None, looks: list[int] | None = None):
     n = len(boxes)
     areas = np.array(cells or [16] * n, np.int64)
     return Detections(
-        np.array(boxes, np.float64).reshape(-1, 4), np.array(classes, np.int64), areas, LOOKS[looks or [0] * n]
+        np.array(boxes, np.float64).reshape(-1, 4), np.array(classes, np.int64), areas, LOOKS[looks or [NONE] * n]
     )
 
 
@@ -32,7 +33,7 @@ def known(
         np.array(boxes, np.float64).reshape(-1, 4),
         np.array(classes, np.int64),
         np.array(cells, np.int64),
-        LOOKS[looks or [0] * n],
+        LOOKS[looks or [NONE] * n],
         np.array(hidden_s or [0.0] * n),
     )
 
@@ -57,6 +58,24 @@ def test_the_best_sum_wins_over_the_first_come():
 def test_too_little_overlap_is_none():
     assert associate(known([FAR], [2], [16]), detections([HERE], [2]), common([7])) == {}  # 7 / 25 < 0.3
     assert associate(known([FAR], [2], [16]), detections([HERE], [2]), common([8])) == {0: 0}
+
+
+def test_an_overlap_counts_for_more_where_both_look_alike_and_for_less_where_not():
+    for shared, look, owner in ((6, 1, {}), (7, 1, {0: 0}), (8, 2, {}), (9, 2, {0: 0})):
+        there = detections([HERE], [2], looks=[1])
+        assert associate(known([FAR], [2], [16], looks=[look]), there, common([shared])) == owner
+
+
+def test_of_two_that_cross_each_keeps_its_look():
+    tracks = known([HERE, HERE], [2, 2], [16, 16], looks=[0, 1])
+    there = detections([HERE, HERE], [2, 2], looks=[1, 0])
+    assert associate(tracks, there, common([11, 10], [10, 11])) == {0: 1, 1: 0}
+
+
+def test_where_motion_expects_one_its_look_counts_too():
+    boxes = [(0, 0, 16, 16), (4, 0, 20, 16)]
+    there = detections([(2, 0, 18, 16)], [2], looks=[1])
+    assert associate(known(boxes, [2, 2], [0, 0], looks=[0, 1]), there, common([0], [0])) == {0: 1}
 
 
 def test_another_class_needs_more_overlap_and_no_class_needs_none_more():
@@ -127,15 +146,3 @@ def test_no_track_and_no_detection_is_used_twice(m, n, random):
     owner = associate(tracks, there, shared * (tracks.cells > 0)[:, None])
     assert len(set(owner.values())) == len(owner)
     assert all(0 <= j < n and 0 <= i < m for j, i in owner.items())
-
-
-def test_a_look_is_the_mean_over_the_things_cells():
-    look = np.zeros((4, 2, 4), np.float32)
-    look[0], look[1, :, 2:], look[0, :, 2:] = 1, 1, 0  # the right half looks otherwise
-    cells = np.zeros((8, 16), np.int64)
-    cells[:, 2:4], cells[:, 12:14], cells[0, 7:9] = 1, 2, 3
-    looks = looks_of(cells, 4, look)
-    np.testing.assert_allclose(looks[0], [1, 0, 0, 0], atol=1e-6)
-    np.testing.assert_allclose(looks[1], [0, 1, 0, 0], atol=1e-6)
-    np.testing.assert_allclose(looks[2], [0.5**0.5, 0.5**0.5, 0, 0], atol=1e-6)
-    assert not looks[3].any()  # a thing without a cell looks like nothing

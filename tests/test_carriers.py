@@ -24,7 +24,7 @@ SHAPES = {
     "keys": (1, LOOKS, H // 4, W // 4),
     "context": (1, 1, H // 4, W // 4),
     "fine8": (1, 1, H // 2, W // 2),
-    "fine4": (1, 1, H, W),
+    "fine4": (1, LOOKS, H, W),
     "memory_keys": (1, 4, 5, N),
     "memory_values": (1, 4, 4 * SLOTS, N),
     "memory_known": (1, 4, SLOTS),
@@ -41,7 +41,6 @@ OUTPUTS = {
     "probabilities": (1, 1 + SLOTS, H, W),
     "presence": (1, SLOTS),
     "quality": (1, SLOTS),
-    "look": (1, 3, H // 4, W // 4),
     **{f"next_{name[7:]}": shape for name, shape in SHAPES.items() if name.startswith("memory_")},
 }
 
@@ -113,7 +112,7 @@ def test_before_anything_is_kept_nothing_is_written():
     told = Told()
     told.carrier.carry(features(), 0)
     first = told.engine.calls[0]
-    assert not any(first[name].any() for name in first if name not in ("keys", "kept"))
+    assert not any(first[name].any() for name in first if name not in ("keys", "fine4", "kept"))
     assert (first["kept"] == 1).all()
 
 
@@ -369,7 +368,6 @@ def test_a_carrier_says_a_probability_for_every_slot_and_cell(carrier: Carrier):
         carried = carrier.carry(given, i * PERIOD_NS)
         assert carried.masks.shape == (count, H, W)
         assert (carried.presence.shape, carried.quality.shape) == ((count,), (count,))
-        assert carried.look.shape[1:] == (H // 4, W // 4)
         assert carried.masks.min() >= 0
         assert carried.masks.sum(0).max() <= 1 + 1e-4
         carrier.keep(kept(count, 0, 2))

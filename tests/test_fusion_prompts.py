@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from numpy.typing import DTypeLike, NDArray
 
 from perception.errors import PromptError
 from perception.propagation.rules import FusionRules
 from perception.types import VOID, Prompt, TrackState
-from tests.fakes import MASKS, FakeCarrier, view
+from tests.fakes import MASKS, FakeCarrier, features, view
 from tests.walk import CAR, Walk, prompt_of, said
 
 
@@ -25,6 +27,29 @@ def test_a_prompted_thing_of_no_class_is_followed_without_the_network():
     assert (track.prompted, track.class_id, track.state) == (True, VOID, TrackState.CONFIRMED)
     assert track.box_xyxy == (32, 16, 64, 48)
     assert [len(s.events) for s in scenes[1:]] == [0] * 59
+
+
+class Far:
+    """An array on an accelerator: what it shows can be had until the next frame only."""
+
+    def __init__(self, plane: NDArray) -> None:
+        self.shape, self.plane = plane.shape, plane
+
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray:
+        return self.plane.astype(dtype or self.plane.dtype)
+
+
+@pytest.mark.parametrize("is_far", [False, True])
+def test_how_a_prompted_thing_looks_is_known_by_the_next_frame(is_far):
+    walk, there = Walk(), features((3, 32, 16, 64, 48))
+    given = replace(there, fine8=Far(there.fine8), fine4=Far(there.fine4)) if is_far else there  # type: ignore[arg-type]
+    walk.step(view(), given)
+    walk.propagator.prompt(prompt_of(32, 16, 64, 48))
+    (track,) = walk.propagator.life.tracks
+    assert track.carriage is not None
+    assert track.carriage.pointer.any() == (not is_far)
+    walk.step(view(), given)
+    assert track.carriage.pointer.argmax() == 3
 
 
 def test_a_prompt_on_a_visible_track_is_that_track():

@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent / "perception"
 
-NOUNS = {"types", "labels", "protocols", "errors", "strict_toml", "stopwatch", "clock", "opencv", "images"}
+NOUNS = {"types", "labels", "protocols", "errors", "strict_toml", "stopwatch", "clock", "opencv", "images", "looks"}
 ALLOWED: dict[str, set[str]] = {
     "types": set(),
     "errors": set(),
@@ -21,6 +21,7 @@ ALLOWED: dict[str, set[str]] = {
     "folders": set(),
     "images": {"errors", "opencv"},
     "labels": {"errors"},
+    "looks": {"types"},
     "protocols": {"types"},
     "strict_toml": {"errors"},
     "config": {"errors", "strict_toml"},

@@ -17,6 +17,7 @@ from perception.build.model import open_model
 from perception.drives.rendered import RenderedDrive
 from perception.engines import open_engine
 from perception.errors import ModelError
+from perception.looks import Looks
 from perception.models.card import Card, Grouping, ModelFiles, find
 from perception.models.compiled import CompiledModel, segments_of
 from perception.models.graph import scaled
@@ -225,6 +226,21 @@ def test_the_shipped_network_says_the_same_from_camera_bytes(road):
         assert a.confidence is not None
         assert b.confidence is not None
         assert np.array_equal(a.confidence, b.confidence)
+
+
+def test_the_graph_says_how_its_segments_look(road):
+    _, lowered = road
+    lowered.wants_features = True
+    (frame,) = RenderedDrive(3, *CAMERA, truth=False).at((60,))
+    seen = lowered(frame.image)
+    lowered.wants_features = False
+    assert seen.features is not None
+    assert seen.looks is not None
+    middles = seen.id_map[2::4, 2::4].astype(np.int64)
+    expected = Looks(seen.features).of(middles, len(seen.segments))
+    assert expected.any(1).sum() > 2
+    np.testing.assert_allclose(seen.looks, expected, atol=1e-4)
+    assert lowered(frame.image).looks is None
 
 
 @pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="OpenVINO is not installed")

@@ -278,7 +278,7 @@ def test_another_kind_is_refused_by_name(kind: str, other: str):
         (b"", "does not begin"),
         (b"PSNAP", "another version"),
         (b"\x80\x04K\x01.", "does not begin"),
-        (FORMAT[:-1] + b"\x02" + bytes(40), "another version of this program: .*format 02, here 01"),
+        (FORMAT[:-1] + b"\x01" + bytes(40), "another version of this program: .*format 01, here 02"),
         (FORMAT, "checksum"),
         (FORMAT + bytes(64), "checksum"),
         (snapshot._sealed(b""), "truncated"),

@@ -16,7 +16,8 @@ from perception.protocols import Engine, KeepingEngine, TensorSpec
 from perception.stopwatch import Stopwatch
 from perception.types import Features, Panoptic, Segment
 
-FRAME, LABELS, INSTANCES, SEGMENTS, CONFIDENCE = "frame", "labels", "instances", "segments", "confidence"
+FRAME, LABELS, INSTANCES, SEGMENTS = "frame", "labels", "instances", "segments"
+CONFIDENCE, LOOKS = "confidence", "looks"
 FEATURES = ("keys", "context", "fine8", "fine4")
 CLASS, SCORE, AREA = range(3)  # columns of the output `segments`
 
@@ -44,7 +45,7 @@ class CompiledModel:
         self.mask_size = (width, height)
         self.things = sorted(self.card.class_table().thing_ids)
         self.min_areas = [c.min_area for c in self.card.classes]
-        self._has_confidence = CONFIDENCE in specs
+        self._has_confidence, self._has_looks = CONFIDENCE in specs, LOOKS in specs
         engine({FRAME: np.zeros(self._frame, np.uint8)})  # warms the engine up
 
     @property
@@ -117,7 +118,8 @@ class CompiledModel:
                 return Panoptic(labels, seen.id_map, seen.segments, features, confidence)
             instances = outputs[INSTANCES][0]
             segments = segments_of(instances, outputs[SEGMENTS][0])
-            return Panoptic(labels, instances.astype(np.uint16), segments, features, confidence)
+            looks = outputs[LOOKS][0, : len(segments)].copy() if self._has_looks and self.wants_features else None
+            return Panoptic(labels, instances.astype(np.uint16), segments, features, confidence, looks)
 
     def features(self, image: NDArray[np.uint8]) -> Features | None:
         """What the encoder alone makes of an image; None until `open_encoder`. Raises as `__call__`."""

@@ -95,7 +95,7 @@ class AffinityCarrier:
             age_s = (stamp_ns - int(self._seen_ns[slot])) / 1e9
             presence[slot] = masks[slot].max()
             quality[slot] = _expected_iou(masks[slot], age_s)
-        return Carried(masks, presence, quality, _look(features))
+        return Carried(masks, presence, quality)
 
     def _carry_tile(self, top: int, left: int, masks: Array) -> None:
         """Write into `masks` what a square of cells shows of the things that can be there."""
@@ -200,10 +200,6 @@ def _joined(features: Features) -> Array:
 
 def _weighted(part: Array, weight: float) -> Array:
     return _unit(part - part.mean((0, 1)), axis=2) * np.float32(weight**0.5)
-
-
-def _look(features: Features) -> Array:
-    return _unit(features.keys - features.keys.mean((1, 2), keepdims=True), axis=0)
 
 
 def _unit(x: Array, axis: int) -> Array:

@@ -1,7 +1,7 @@
 """Which of the things that the network sees now is which of those that are followed: three looks, each laxer.
 
 1. where a carried mask overlaps a seen one (SAM 3's rules, models of Carion et al. 2025: matched above an IoU, greedy
-   there, by assignment here);
+   there, by assignment here); an overlap counts for more where both look alike, for less where not;
 2. where the motion of a track expects a box, for what is too small or too briefly known to be carried;
 3. re-identification: what looks like a hidden track, of its class and size, where it can have got to.
 """
@@ -23,7 +23,9 @@ LEAST_MASK_IOU = 0.3
 LEAST_BOX_IOU = 0.25
 OTHER_CLASS = 0.75  # an overlap counts for so much where the classes differ: the network wavers between some
 SLACK_PX = 3.0  # boxes are widened by it, so that specks of a few pixels can meet
-LEAST_ALIKE = 0.55  # cosine of pointers
+LEAST_ALIKE = 0.8  # cosine of looks, plus what nearness adds
+USUALLY_ALIKE = 0.6  # cosine of looks at which an overlap counts for what it is
+LOOK_SHARE = 0.3  # of an overlap that it gains or loses for a cosine of 1 above or below
 REACH = 1.0  # of its diagonal that a hidden thing can be away from where its motion expects it, plus
 REACH_A_SECOND = 1.5  # of its diagonal for every second hidden
 SIZE_FACTOR = 2.2
@@ -57,16 +59,24 @@ def associate(known: Known, seen: Detections, common: NDArray[np.int64]) -> dict
         common: (m, n) cells that a track's carried mask and a detection share.
     """
     owner: dict[int, int] = {}
+    fitting = _fitting(known, seen)
     is_same = known.classes[:, None] == seen.classes[None]
     is_open = is_same | (known.classes[:, None] == VOID)
     union = known.cells[:, None] + seen.cells[None] - common
     overlap = common / np.maximum(union, 1) * np.where(is_open, 1.0, OTHER_CLASS)
-    _settle(owner, overlap, LEAST_MASK_IOU)
+    _settle(owner, overlap * fitting, LEAST_MASK_IOU)
     grown = np.array([-SLACK_PX, -SLACK_PX, SLACK_PX, SLACK_PX])
     near = box_iou(known.boxes + grown, seen.boxes + grown) * is_same * (known.hidden_s < 0.4)[:, None]
-    _settle(owner, near, LEAST_BOX_IOU)
+    _settle(owner, near * fitting, LEAST_BOX_IOU)
     _settle(owner, reidentification(known, seen) * is_same, LEAST_ALIKE)
     return owner
+
+
+def _fitting(known: Known, seen: Detections) -> NDArray[np.float64]:
+    """(m, n) factor of an overlap: 1 where both look usually alike, or where one has no look."""
+    alike = known.looks @ seen.looks.T
+    has_looks = np.any(known.looks, axis=1, keepdims=True) & np.any(seen.looks, axis=1)
+    return 1 + LOOK_SHARE * (np.where(has_looks, alike, USUALLY_ALIKE) - USUALLY_ALIKE)
 
 
 def reidentification(known: Known, seen: Detections) -> NDArray[np.float64]:
@@ -90,22 +100,6 @@ def _settle(owner: dict[int, int], likeness: NDArray[np.float64], least: float) 
     likeness[:, list(owner)] = 0
     for i, j in match(likeness, least):
         owner[j] = i
-
-
-def looks_of(cells: NDArray[np.int64], count: int, look: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(count, d) mean look of the things 1..count of an id map on the grid of CELL, of unit length.
-
-    Args:
-        cells: (h, w) 0 = none.
-        look: (d, h/4, w/4).
-    """
-    d, rows, columns = look.shape
-    h, w = cells.shape
-    place = (np.arange(h) * rows // h)[:, None] * columns + (np.arange(w) * columns // w)[None]
-    codes = cells.astype(np.int64) * (rows * columns) + place
-    weight = np.bincount(codes.ravel(), minlength=(count + 1) * rows * columns)[rows * columns :]
-    pooled = weight.reshape(count, rows * columns).astype(np.float32) @ look.reshape(d, -1).T
-    return pooled / np.maximum(np.linalg.norm(pooled, axis=1, keepdims=True), 1e-6)
 
 
 def known_of(tracks: Sequence[LiveTrack], cells: NDArray[np.int64], stamp_ns: int, depth: int) -> Known:

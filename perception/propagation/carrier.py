@@ -20,7 +20,6 @@ class Carried:
     masks: NDArray[np.float32]  # (slots, h, w) probability; with the background's they add up to 1
     presence: NDArray[np.float32]  # (slots,) probability of being visible at all
     quality: NDArray[np.float32]  # (slots,) expected IoU of the mask with the truth
-    look: NDArray[np.float32]  # (d, h/4, w/4) features of unit length: how things look, for pointers
 
 
 @dataclass(frozen=True, slots=True, eq=False)

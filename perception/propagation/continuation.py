@@ -18,7 +18,7 @@ from perception.propagation.seeding import Seed
 from perception.propagation.tracks import Box, Carriage, LiveTrack
 from perception.types import VOID, Segment, TrackState
 
-VERSION = 1
+VERSION = 2
 MOST_TRACKS = 256
 LARGEST = 1e6  # of a coordinate or velocity [px, px/s]
 FARTHEST = 2.0  # of its size that a thing may have moved unseen; further off, others are taken for it

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perception.errors import ModelError, PromptError
+from perception.looks import Looks
 from perception.propagation import painting
 from perception.propagation.carrier import CELL, Carried, Carrier, Kept
 from perception.propagation.change import SceneChange
@@ -84,15 +85,17 @@ class FusedPropagator:
             raise ModelError("this model gives no features to carry masks by; tracking.kind = 'iou' needs none")
         now = frame.stamp_ns
         self._cut(frame)
-        carried = self._sown(self.carrier.carry(features, now), now)
+        looks = Looks(features)
+        carried = self._sown(self.carrier.carry(features, now), looks, now)
         self._claim = claim(carried, [slot for slot, _ in self.slots.followed()], self._claim.areas, self.rules)
-        owners = self._meet(seen, carried, now)
+        self._learn_looks(looks)
+        owners = self._meet(seen, looks, carried, now)
         picture = Picture(self.mask_size, owners, seen)
         self._coast(owners, Coasting(self.roster, carried, self._claim, picture, now, seen is not None))
         scene = self._scene(frame, seen, picture)
         self._keep(owners, carried, picture, now)
         self._pin_seeds(picture, now)
-        self._last = Stepped(frame, scene, carried.look.copy(), self._claim)
+        self._last = Stepped(frame, scene, looks, self._claim)
         return scene
 
     def _cut(self, frame: Frame) -> None:
@@ -101,12 +104,19 @@ class FusedPropagator:
             self.life.end_all(reason, frame.stamp_ns)
             self._start_anew()
 
-    def _meet(self, seen: Panoptic | None, carried: Carried, stamp_ns: int) -> Owners:
+    def _learn_looks(self, looks: Looks) -> None:
+        """Of prompted things whose frame was gone from where its features lay: as they look where they are carried."""
+        for slot, track in self.slots.followed():
+            carriage = track.carriage
+            if carriage and not carriage.pointer.any() and self._claim.shown[slot]:
+                carriage.pointer = looks.of((self._claim.cells == slot + 1).astype(np.int64), 1)[0]
+
+    def _meet(self, seen: Panoptic | None, looks: Looks, carried: Carried, stamp_ns: int) -> Owners:
         if seen is None:
             self._unseen += 1
             return {}
         self._has_seen, self._unseen = True, 0
-        owners, self._agreement = self.meeting.meet(seen, carried, self._claim, stamp_ns)
+        owners, self._agreement = self.meeting.meet(seen, looks, carried, self._claim, stamp_ns)
         return owners
 
     def _coast(self, owners: Owners, coasting: Coasting) -> None:
@@ -186,10 +196,10 @@ class FusedPropagator:
         self.slots.take(seed.track)
         self._seeds.append(seed)
 
-    def _sown(self, carried: Carried, stamp_ns: int) -> Carried:
+    def _sown(self, carried: Carried, looks: Looks, stamp_ns: int) -> Carried:
         if not self._seeds:
             return carried
-        carried, missing = sow(carried, self._seeds, stamp_ns)
+        carried, missing = sow(carried, self._seeds, looks, stamp_ns)
         self._seeds = [seed for seed in self._seeds if seed.track not in missing]
         for track in missing:
             self.slots.free(track)

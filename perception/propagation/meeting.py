@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from perception.looks import Looks
 from perception.propagation import painting
-from perception.propagation.association import Detections, associate, known_of, looks_of
+from perception.propagation.association import Detections, associate, known_of
 from perception.propagation.carrier import Carried
 from perception.propagation.claim import Claim
 from perception.propagation.roster import Roster
@@ -26,12 +27,12 @@ class Meeting:
 
     roster: Roster
 
-    def meet(self, seen: Panoptic, carried: Carried, claim: Claim, stamp_ns: int) -> tuple[Owners, float]:
+    def meet(self, seen: Panoptic, looks: Looks, carried: Carried, claim: Claim, stamp_ns: int) -> tuple[Owners, float]:
         """Each detection's track, followed or new, if it is either; and how well what is carried agrees with them.
 
         The agreement is the mean IoU of carried and seen masks over the matched things that are carried.
         """
-        met, cells = _detections(seen, carried)
+        met, cells = _detections(seen, looks)
         common = claim.common(cells, len(met.boxes))
         owners, agreement = self._matched(met, common, carried, claim, stamp_ns)
         doubted = self._doubted(owners, met, common, carried, claim)
@@ -60,7 +61,7 @@ class Meeting:
         rows = np.array([-1 if t.carriage is None or t.carriage.slot is None else t.carriage.slot for t in tracks], int)
         shared = np.where(rows[:, None] >= 0, common[rows], 0)
         carried_cells = np.where(rows >= 0, claim.areas[rows], 0)
-        known = known_of(tracks, carried_cells, stamp_ns, carried.look.shape[0])
+        known = known_of(tracks, carried_cells, stamp_ns, met.looks.shape[1])
         matched = associate(known, met, shared)
         return {j: tracks[i] for j, i in matched.items()}, _agreement(matched, shared, carried_cells, met.cells)
 
@@ -119,15 +120,15 @@ class Meeting:
         return shares
 
 
-def _detections(seen: Panoptic, carried: Carried) -> tuple[Detections, NDArray[np.int64]]:
+def _detections(seen: Panoptic, looks: Looks) -> tuple[Detections, NDArray[np.int64]]:
     """What the network saw, and its id map on the grid of carried masks."""
     segments = seen.segments
     boxes = [s.box_xyxy for s in segments]
     cells = painting.cells_of(seen.id_map, boxes)
     areas = np.bincount(cells.ravel(), minlength=len(segments) + 1)[1:]
     classes = np.array([s.class_id for s in segments], np.int64)
-    looks = looks_of(cells, len(segments), carried.look)
-    return Detections(np.array(boxes, np.float64).reshape(-1, 4), classes, areas, looks), cells
+    found = seen.looks if seen.looks is not None else looks.of(cells, len(segments))
+    return Detections(np.array(boxes, np.float64).reshape(-1, 4), classes, areas, found), cells
 
 
 def _by_track(owners: Owners) -> list[tuple[LiveTrack, list[int]]]:

@@ -20,7 +20,7 @@ from perception.types import Features
 
 FEATURES = ("keys", "context", "fine8", "fine4")
 STATE = ("keys", "values", "known", "last_key", "last_look", "pointers", "areas")
-OUTPUTS = ("probabilities", "presence", "quality", "look")
+OUTPUTS = ("probabilities", "presence", "quality")
 WRITES = ("masks", "entry", "kept", "taught", "active", "age_s", "filled")
 SEEN = ("keys", "last_key", "last_look")  # the state that is of frames, not of slots
 LEAST_BACKGROUND = np.float32(1e-30)  # a lesser one would let odds overflow
@@ -77,9 +77,8 @@ class MemoryCarrier:
     def _nothing_told(self) -> Carried:
         """What `carry` gives: room that every frame is written into."""
         masks = np.zeros((self.slots, *self._shapes["masks"][2:]), np.float32)
-        look = (self._shapes["memory_pointers"][2], *self._shapes["keys"][2:])
         vectors = np.zeros((2, self.slots), np.float32)
-        return Carried(masks, vectors[0], vectors[1], np.zeros(look, np.float32))
+        return Carried(masks, vectors[0], vectors[1])
 
     def _fresh(self) -> _Bucket:
         state = {name: np.zeros(self._shapes[f"memory_{name}"], np.float32) for name in STATE}
@@ -139,11 +138,7 @@ class MemoryCarrier:
             out = self._step_kept(i, given) if self._keepers else self._step(self._buckets[i], given)
             part = slice(i * self._slots, (i + 1) * self._slots)
             _write_odds(out["probabilities"][0], told.masks[part], is_alone=len(used) == 1)
-            told.presence[part], told.quality[part], told.look[:] = (
-                out["presence"][0],
-                out["quality"][0],
-                out["look"][0],
-            )
+            told.presence[part], told.quality[part] = out["presence"][0], out["quality"][0]
         if len(used) > 1:
             np.divide(told.masks, 1 + told.masks.sum(0), out=told.masks)
         return told

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perception.errors import PromptError
+from perception.looks import Looks
 from perception.propagation import painting
-from perception.propagation.association import looks_of
 from perception.propagation.claim import Claim
 from perception.propagation.prompt_mask import mask_of_prompt
 from perception.propagation.roster import Roster
@@ -23,7 +23,7 @@ class Stepped:
 
     frame: Frame
     scene: Scene
-    look: NDArray[np.float32]  # (d, h/4, w/4)
+    looks: Looks
     claim: Claim
 
 
@@ -67,7 +67,9 @@ class Prompting:
         self._check_room()
         crop, box = _cut(mask)
         segment = Segment(class_id, 1.0, int(np.count_nonzero(crop)), box)
-        look = looks_of(painting.cells_of(mask.astype(np.uint16), [box]), 1, last.look)[0]
+        look = np.zeros(last.looks.depth, np.float32)  # learnt in the next frame, where it can't be had any more
+        if last.looks.stays:
+            look = last.looks.of(painting.cells_of(mask.astype(np.uint16), [box]), 1)[0]
         return self.roster.begin(segment, crop, look, last.frame.stamp_ns, "prompted")
 
     def _check_room(self) -> None:

@@ -8,11 +8,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from perception.looks import Looks
 from perception.opencv import cv2
-from perception.propagation.association import LEAST_ALIKE, REACH, REACH_A_SECOND, looks_of
+from perception.propagation.association import REACH, REACH_A_SECOND
 from perception.propagation.carrier import CELL, Carried
 from perception.propagation.tracks import LiveTrack
 
+LEAST_ALIKE = 0.6  # cosine of looks
 FAR = 0.15  # of likeness that a place at the end of its reach loses, as in re-identification
 QUALITY = 0.51  # of a mask that lies where its thing seems to be: just good enough to be remembered
 
@@ -26,7 +28,7 @@ class Seed:
     stamp_ns: int  # of the frame it was made for
 
 
-def sow(carried: Carried, seeds: Sequence[Seed], stamp_ns: int) -> tuple[Carried, list[LiveTrack]]:
+def sow(carried: Carried, seeds: Sequence[Seed], looks: Looks, stamp_ns: int) -> tuple[Carried, list[LiveTrack]]:
     """What the memory would say if it knew the seeds, and the tracks that are nowhere to be seen.
 
     Each mask goes where the look beneath it is most like the thing's pointer, near where its motion expects it.
@@ -35,7 +37,7 @@ def sow(carried: Carried, seeds: Sequence[Seed], stamp_ns: int) -> tuple[Carried
     missing: list[LiveTrack] = []
     for seed in seeds:
         slot = seed.track.carriage.slot if seed.track.carriage else None
-        placed = None if slot is None else _placed(seed, carried, stamp_ns)
+        placed = None if slot is None else _placed(seed, looks, masks.shape[1:], stamp_ns)
         if slot is None or placed is None:
             missing.append(seed.track)
             continue
@@ -45,15 +47,14 @@ def sow(carried: Carried, seeds: Sequence[Seed], stamp_ns: int) -> tuple[Carried
     return replace(carried, masks=masks, presence=presence, quality=quality), missing
 
 
-def _placed(seed: Seed, carried: Carried, stamp_ns: int) -> NDArray[np.float32] | None:
-    """(h, w) 1 where the thing is now; None where nothing near looks like it."""
-    carriage, look = seed.track.carriage, carried.look
+def _placed(seed: Seed, looks: Looks, size: tuple[int, ...], stamp_ns: int) -> NDArray[np.float32] | None:
+    """(h, w) of `size`: 1 where the thing is now; None where nothing near looks like it."""
+    carriage = seed.track.carriage
     assert carriage is not None
-    if len(carriage.pointer) != look.shape[0]:
+    if len(carriage.pointer) != looks.depth:
         return None
     rows, columns = seed.mask.shape
-    size = carried.masks.shape[1:]
-    likeness = cv2.resize(np.tensordot(carriage.pointer, look, 1), size[::-1], interpolation=cv2.INTER_LINEAR)
+    likeness = cv2.resize(looks.like(carriage.pointer), size[::-1], interpolation=cv2.INTER_LINEAR)
     padded = np.pad(np.asarray(likeness, np.float32), ((rows // 2,) * 2, (columns // 2,) * 2), constant_values=-1.0)
     kernel = np.asarray(seed.mask / np.count_nonzero(seed.mask), np.float32)
     alike = np.asarray(cv2.matchTemplate(padded, kernel, cv2.TM_CCORR))
@@ -64,8 +65,8 @@ def _placed(seed: Seed, carried: Carried, stamp_ns: int) -> NDArray[np.float32] 
     placed = placed[rows // 2 : rows // 2 + size[0], columns // 2 : columns // 2 + size[1]]
     if cost[y, x] > 1 or not placed.any():
         return None
-    pooled = looks_of(placed.astype(np.int64), 1, look)[0]
-    return placed if float(pooled @ carriage.pointer) >= LEAST_ALIKE else None
+    look = looks.of(placed.astype(np.int64), 1)[0]
+    return placed if float(look @ carriage.pointer) >= LEAST_ALIKE else None
 
 
 def _distance(seed: Seed, shape: tuple[int, ...], stamp_ns: int) -> NDArray[np.float64]:

@@ -46,7 +46,7 @@ from perception.propagation.tracks import LifeCycle
 from perception.protocols import Propagator
 from perception.types import TrackState
 
-FORMAT = b"PSNAP\x01"
+FORMAT = b"PSNAP\x02"
 """First bytes of every snapshot; the last one is the version of what follows: a hash, and msgpack."""
 _HASH = 16  # [bytes]
 _LEVEL = 1  # of zstd: float32 hardly shrinks at any

@@ -62,9 +62,7 @@ def _carried(engine: Engine, seen: list[Panoptic]) -> list[Carried]:
         now_ns = round(i * 1e9 / FPS)
         carried = carrier.carry(panoptic.features, now_ns)
         if i:
-            found.append(
-                Carried(*(np.array(a) for a in (carried.masks, carried.presence, carried.quality, carried.look)))
-            )
+            found.append(Carried(*(np.array(a) for a in (carried.masks, carried.presence, carried.quality))))
         active = np.asarray(masks.any((1, 2)))
         seen_ns = np.zeros(len(masks), np.int64)
         carrier.keep(Kept(masks, active, np.asarray(active, np.float32), seen_ns, True, i == 0))

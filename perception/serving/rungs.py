@@ -35,7 +35,7 @@ FEW = 5  # calls, after which it is known how long they usually take
 def hosted(seen: Panoptic) -> Panoptic:
     """A copy that outlives the engine's next call: an accelerator may keep features where it runs until then."""
     features = seen.features and hosted_features(seen.features)
-    return Panoptic(seen.labels.copy(), seen.id_map.copy(), seen.segments, features, seen.confidence)
+    return Panoptic(seen.labels.copy(), seen.id_map.copy(), seen.segments, features, seen.confidence, seen.looks)
 
 
 def hosted_features(features: Features) -> Features:

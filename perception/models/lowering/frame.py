@@ -7,10 +7,11 @@ from onnx import compose, helper, shape_inference
 
 from perception.errors import ModelError
 from perception.models.card import ModelFiles
-from perception.models.compiled import CONFIDENCE, FRAME, INSTANCES, LABELS, SEGMENTS
+from perception.models.compiled import CONFIDENCE, FRAME, INSTANCES, LABELS, LOOKS, SEGMENTS
 from perception.models.grouping import MOST
-from perception.models.lowering.arrays import FLOAT, UINT8, Tensor, Writer
+from perception.models.lowering.arrays import FLOAT, ROOM, UINT8, Tensor, Writer
 from perception.models.lowering.camera import prepared
+from perception.models.lowering.looks import looks
 from perception.models.lowering.merging import Grouped, Seen, grid_of, grouped
 from perception.models.lowering.network import load_network
 from perception.models.lowering.precision import drop_unused
@@ -29,7 +30,8 @@ def lower(files: ModelFiles, camera: tuple[int, int]) -> onnx.ModelProto:
     Returns:
         A graph from `frame`, uint8 (1, h, w, 3) RGB, to `labels` and, for a panoptic model, `instances`, uint8
         (1, H, W), and `segments`, float32 (1, 200, 3): class, score and area of instance k in row k - 1, area 0 where
-        there is none; and, where the network has them, `confidence`, uint8 (1, 1, h', w'), and the features.
+        there is none; and, where the network has them, `confidence`, uint8 (1, 1, h', w'), the features, and
+        `looks`, float32 (1, 200, d), of the segments.
 
     Raises:
         ModelError: a shape is open, or the graph is not what the card says.
@@ -43,6 +45,7 @@ def lower(files: ModelFiles, camera: tuple[int, int]) -> onnx.ModelProto:
         labels = done.labels
         part.give_bytes(done.instances, INSTANCES, (1, *size))
         part.writer.give(done.segments, SEGMENTS, FLOAT, (1, MOST, 3))
+        part.give_looks(done.instances, size)
     part.give_bytes(labels, LABELS, (1, *size))
     if confidence is not None:
         part.give_bytes(confidence[0], CONFIDENCE, (1, 1, *confidence[1]))
@@ -84,7 +87,7 @@ class _Network:
         self._check_input(model.graph)
         takes_bytes = model.graph.input[0].type.tensor_type.elem_type == UINT8
         self.model = compose.add_prefix(model, PREFIX)
-        self.writer = Writer(self.model.graph, "lowered")
+        self.writer = Writer(self.model.graph, ROOM)
         self._feed(camera, takes_bytes)
         del self.model.graph.output[:]
 
@@ -151,6 +154,16 @@ class _Network:
     def give_features(self) -> None:
         for key, name in self.card.output.feature_names().items():
             self.writer.give(self._output(name).cast(FLOAT), key, FLOAT, self.shapes[name])
+
+    def give_looks(self, instances: Tensor, size: Shape) -> None:
+        """Where the network gives features, and 1/4 and 1/8 of the class map are whole cells."""
+        names = self.card.output.feature_names()
+        shapes = [self.shapes[names[key]] for key in ("fine4", "fine8")] if names else []
+        if not shapes or any(tuple(n * step for n in s[2:]) != size for s, step in zip(shapes, (4, 8), strict=True)):
+            return
+        planes = [self._output(names[key]).cast(FLOAT) for key in ("fine4", "fine8")]
+        depth = sum(shape[1] for shape in shapes)
+        self.writer.give(looks(instances, planes, shapes), LOOKS, FLOAT, (1, MOST, depth))
 
     def finished(self) -> onnx.ModelProto:
         """Checked, with the shapes of all tensors, without what leads to no output."""

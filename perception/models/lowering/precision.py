@@ -1,8 +1,8 @@
 """The types of a lowered graph, written into the graph itself: TensorRT 11 has no other way to be told.
 
 float16 and bfloat16 begin at convolutions and matrix products and go on through what only moves or clips numbers.
-What decides stays in float32: the camera, the grouping, and the last convolution of every head, whose scores are
-compared and whose offsets are tens of pixels.
+What decides stays in float32: the camera, the grouping, the looks, and the last convolution of every head, whose scores
+are compared and whose offsets are tens of pixels.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from onnx import TensorProto, helper, numpy_helper, shape_inference, version_con
 
 from perception.engines.plan import Precision
 from perception.models.compiled import CONFIDENCE, INSTANCES, LABELS, SEGMENTS
+from perception.models.lowering.arrays import ROOM
 
 FLOAT = TensorProto.FLOAT
 LOW = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
@@ -103,7 +104,7 @@ class _Lowering:
         values = (*graph.value_info, *graph.input, *graph.output)
         self.types = {v.name: v.type.tensor_type.elem_type for v in values}
         self.constants = {i.name: i for i in graph.initializer}
-        self.kept = deciding(graph)
+        self.kept = deciding(graph) | {n.name for n in graph.node if n.name.startswith(f"{ROOM}/")}
         self.low: set[str] = set()  # tensors
         self.nodes: list[onnx.NodeProto] = []
         self.known: dict[tuple[str, int], str] = {}

@@ -35,7 +35,7 @@ from perception.training.propagator.features import STRIDES
 
 OPSET = 17
 INPUTS = (*Encoded._fields, *(f"memory_{name}" for name in Memory._fields), *Write._fields)
-OUTPUTS = ("probabilities", "presence", "quality", "look", *(f"next_{name}" for name in Memory._fields))
+OUTPUTS = ("probabilities", "presence", "quality", *(f"next_{name}" for name in Memory._fields))
 
 
 class ReaderGraph(nn.Module):
@@ -49,9 +49,7 @@ class ReaderGraph(nn.Module):
         seen, rest = Encoded(*tensors[:4]), tensors[4:]
         count = len(Memory._fields)
         carried, memory = self.reader(seen, Memory(*rest[:count]), Write(*rest[count:]))
-        h, w = seen.keys.shape[2:]
-        look = memory.last_look.reshape(1, -1, h, w)
-        return (*probabilities(carried), look, *memory)
+        return (*probabilities(carried), *memory)
 
 
 def probabilities(carried: Carried) -> tuple[Tensor, Tensor, Tensor]:
