@@ -92,7 +92,10 @@ class KeepingEngine(Engine, Protocol):
     """An engine that can leave arrays where it runs, between its steps and for other engines there."""
 
     def keep_state(self, pairs: Mapping[str, str]) -> None:
-        """Let outputs become inputs (input -> output) of the next step, zeros at first, unseen from outside."""
+        """Let outputs become inputs (input -> output) of the next step, zeros at first, unseen from outside.
+
+        Said anew, it holds instead of what was said before; without pairs nothing is kept.
+        """
         ...
 
     def read_state(self) -> dict[str, NDArray]: ...

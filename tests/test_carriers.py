@@ -338,11 +338,11 @@ def test_the_graph_knows_a_thing_in_the_very_frame_in_which_its_slot_was_wiped()
     wiped = flags.clone()
     wiped[0, 2] = 0
     entry = torch.tensor([[1.0, 0, 1, 0]])
-    masks = torch.zeros(1, SLOTS, H, W)
+    masks, cells = torch.zeros(1, SLOTS, H, W), torch.zeros(1, SLOTS, 4, H // 2, W // 2)
     with torch.inference_mode():
-        after = reader.remember(before, Write(masks, entry, wiped, flags, flags, flags, entry))
+        after = reader.remember(cells, before, Write(masks, entry, wiped, flags, flags, flags, entry))
     assert after.known[0, :, 2].tolist() == [1, 0, 1, 0]
-    assert not after.values[0, :, 8:12].any()
+    assert not after.values[0, 8:12].any()
 
 
 # -- both carriers -------------------------------------------------------------------------------------------------

@@ -78,15 +78,16 @@ def step(reader: MemoryReader, memory: Memory, w: Write, frame: Encoded | None =
 def test_a_step_gives_probabilities_and_a_state_of_the_shapes_that_are_promised(reader):
     carried, memory = step(reader, empty_memory(2, *SIZE), write(2))
     assert carried.logits.shape == (2, 1 + SLOTS, SIZE[0] // 4, SIZE[1] // 4)
+    torch.testing.assert_close(carried.probabilities, carried.logits.softmax(1))
     assert carried.presence.shape == carried.quality.shape == (2, SLOTS)
     assert [t.shape for t in memory] == [t.shape for t in empty_memory(2, *SIZE)]
-    assert memory.keys.shape == (2, ENTRIES, KEY, CELLS)
-    assert memory.values.shape == (2, ENTRIES, SLOTS * SUBCELLS, CELLS)
+    assert memory.keys.shape == (2, KEY, ENTRIES, CELLS)
+    assert memory.values.shape == (2, SLOTS * SUBCELLS, ENTRIES, CELLS)
     assert memory.last_look.shape == (2, POINTER, CELLS)
 
 
 def permuted(memory: Memory, order: Tensor) -> Memory:
-    values = memory.values.unflatten(2, (SLOTS, SUBCELLS))[:, :, order].flatten(2, 3)
+    values = memory.values.unflatten(1, (SLOTS, SUBCELLS))[:, order].flatten(1, 2)
     known, pointers, areas = memory.known[:, :, order], memory.pointers[:, order], memory.areas[:, order]
     return memory._replace(values=values, known=known, pointers=pointers, areas=areas)
 
@@ -131,9 +132,39 @@ def test_an_entry_that_holds_no_frame_says_nothing(reader):
     key, filled = reader.encode(seen())[0], torch.tensor([[1.0, 0.0, 0.0, 1.0]])
     told, _ = reader.read(key, memory, filled)
     other = memory.values.clone()
-    other[:, 1:3] = 1
+    other[:, :, 1:3] = 1
     same, _ = reader.read(key, memory._replace(values=other), filled)
     torch.testing.assert_close(told, same)
+
+
+@torch.no_grad()
+def test_what_is_read_is_a_softmax_of_similarities_over_all_that_is_remembered(reader):
+    """STCN's equation 3 in float64, cell by cell; values are as a picture of 64 numbers would be remembered."""
+    memory, key = filled_memory()._replace(known=torch.ones(1, ENTRIES, SLOTS)), reader.encode(seen())[0]
+    told, _ = reader.read(key, memory, torch.tensor([[1.0, 1.0, 0.0, 1.0]]))
+    query, scale = key.flatten(2)[0].double(), float(reader.sharpness.exp()) / KEY**0.5
+    logits, values = [], []
+    for entry in (0, 1, 3):
+        role = min(entry, 2)
+        remembered = memory.keys[0, :, entry].double() + reader.role[role].double()[:, None]
+        distance = (remembered[:, :, None] - query[:, None]).square().sum(0) - query.square().sum(0)
+        logits.append(float(reader.role_bias[role]) - scale * distance)
+        values.append(memory.values[0, :, entry].double())
+    wanted = torch.cat(values, 1) @ torch.cat(logits).softmax(0)
+    torch.testing.assert_close(told[0].double(), wanted, atol=2e-3, rtol=2e-3)
+
+
+@torch.no_grad()
+def test_half_precision_still_tells_apart_what_is_nearly_alike(reader):
+    """Keys as long as trained ones (|k|^2 near 90): 2 k q - k^2 alone, rounded, moves a tenth of the weight."""
+    g = torch.Generator().manual_seed(3)
+    key = 1.2 * torch.randn(1, KEY, CELLS, generator=g)
+    keys = torch.stack([key + 0.3 * torch.randn(key.shape, generator=g) for _ in range(ENTRIES)], 2)
+    memory, filled = filled_memory()._replace(keys=keys), torch.ones(1, ENTRIES)
+    weights = reader._weights(key, memory, filled)
+    with torch.autocast("cpu", torch.bfloat16):
+        half = reader._weights(key, memory, filled)
+    assert (half - weights).abs().sum(2).mean() / 2 < 0.02
 
 
 def test_a_slot_that_goes_to_another_object_is_wiped(reader):
@@ -141,13 +172,13 @@ def test_a_slot_that_goes_to_another_object_is_wiped(reader):
     kept[0, 4] = 0
     memory = filled_memory()
     _, left = step(reader, memory, write(kept=kept, taught=torch.zeros(1, SLOTS)))
-    past = left.values.unflatten(2, (SLOTS, SUBCELLS))[:, 1:]  # entry 0 is the frame that was written
-    assert not past[:, :, 4].any()
+    past = left.values.unflatten(1, (SLOTS, SUBCELLS))[:, :, :, 1:]  # entry 0 is the frame that was written
+    assert not past[:, 4].any()
     assert not left.known[:, 1:, 4].any()
     assert not left.pointers[:, 4].any()
     assert not left.areas[:, 4].any()
     others = torch.arange(SLOTS) != 4
-    assert torch.equal(past[:, :, others], memory.values.unflatten(2, (SLOTS, SUBCELLS))[:, 1:, others])
+    assert torch.equal(past[:, others], memory.values.unflatten(1, (SLOTS, SUBCELLS))[:, others, :, 1:])
     assert torch.equal(left.pointers[:, others], memory.pointers[:, others])
 
 
@@ -158,8 +189,9 @@ def test_the_new_owner_of_a_slot_is_known_in_the_frame_that_it_is_born_in(reader
     _, left = step(reader, filled_memory(), told)
     _, usual = step(reader, filled_memory(), told._replace(kept=torch.ones(1, SLOTS)))
     assert left.known[0, 0, 4] == 1
-    for name in ("values", "known", "keys"):
-        assert torch.equal(getattr(left, name)[:, 0], getattr(usual, name)[:, 0])
+    assert torch.equal(left.known[:, 0], usual.known[:, 0])
+    for name in ("values", "keys"):
+        assert torch.equal(getattr(left, name)[:, :, 0], getattr(usual, name)[:, :, 0])
     assert torch.equal(left.pointers, usual.pointers)
 
 
@@ -177,13 +209,13 @@ def test_the_frame_before_is_written_where_it_is_told_and_nowhere_else(reader):
     _, left = step(reader, memory, w._replace(entry=torch.tensor([[1.0, 0.0, 1.0, 0.0]])))
     halves = torch.nn.functional.avg_pool2d(w.masks, 2)
     for entry in (0, 2):
-        assert torch.equal(left.keys[:, entry], memory.last_key)
+        assert torch.equal(left.keys[:, :, entry], memory.last_key)
         assert torch.equal(left.known[:, entry], w.active)
-        back = torch.nn.functional.pixel_shuffle(left.values[:, entry].unflatten(2, (2, 4)), 2)
+        back = torch.nn.functional.pixel_shuffle(left.values[:, :, entry].unflatten(2, (2, 4)), 2)
         assert torch.equal(back, halves)
     for entry in (1, 3):
-        assert torch.equal(left.keys[:, entry], memory.keys[:, entry])
-        assert torch.equal(left.values[:, entry], memory.values[:, entry])
+        assert torch.equal(left.keys[:, :, entry], memory.keys[:, :, entry])
+        assert torch.equal(left.values[:, :, entry], memory.values[:, :, entry])
         assert torch.equal(left.known[:, entry], memory.known[:, entry])
 
 

@@ -50,7 +50,8 @@ def said(truth: Tensor, presence: float) -> Carried:
     """Logits that are as good as the truth."""
     background = 1 - truth.sum(1, keepdim=True)
     logits = 20 * torch.cat((background, truth), 1)
-    return Carried(logits, torch.full((1, SLOTS), presence), torch.full((1, SLOTS), presence))
+    flags = torch.full((1, SLOTS), presence)
+    return Carried(logits, logits.softmax(1), flags, flags)
 
 
 def test_what_is_right_costs_little_and_what_is_wrong_much():

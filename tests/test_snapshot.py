@@ -253,7 +253,7 @@ OTHERS = {
     "LifeCycle.lost_for_ns": {"lost_for_ns": 1},
     "MemoryCarrier.slots: 32, here 16": {"slots": SLOTS},
     "MemoryCarrier._shapes": {"shapes": SHAPES | {"memory_pointers": (1, SLOTS, 4)}},
-    "ClassMap._is_thing|StuffSmoother._classes": {"classes": 5},
+    "ClassMap._is_stuff|StuffSmoother._classes": {"classes": 5},
     "smoother is StuffSmoother, here it is none": {"smooths": False},
 }
 
@@ -278,7 +278,7 @@ def test_another_kind_is_refused_by_name(kind: str, other: str):
         (b"", "does not begin"),
         (b"PSNAP", "another version"),
         (b"\x80\x04K\x01.", "does not begin"),
-        (FORMAT[:-1] + b"\x01" + bytes(40), "another version of this program: .*format 01, here 02"),
+        (FORMAT[:-1] + b"\x01" + bytes(40), "another version of this program: .*format 01, here 03"),
         (FORMAT, "checksum"),
         (FORMAT + bytes(64), "checksum"),
         (snapshot._sealed(b""), "truncated"),

@@ -1,9 +1,10 @@
-"""OpenVINO: the faster engine on an x86 CPU, in bfloat16 where the processor has it."""
+"""OpenVINO: the faster engine on an x86 CPU, in bfloat16 where the processor has it; it can keep a graph's state."""
 
 from __future__ import annotations
 
+import copy
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +36,22 @@ class OpenVinoEngine:
             import openvino
         except ImportError:
             raise ModelError("engine openvino is not installed; pip install 'perception-node[openvino]'") from None
+        self._core, self._graph, self._threads, self._precision = openvino.Core(), graph, threads, precision
+        self._open(*self._compiled({}), {})
+        self.inputs = tuple(_spec(port) for port in self._program.inputs)
+        self.outputs = tuple(_spec(port) for port in self._program.outputs)
+
+    def _compiled(self, pairs: Mapping[str, str]) -> tuple[Any, str]:
+        """The graph with its state within, and the precision it runs in; raises ModelError."""
         with signal_stack_kept():
-            compiled, self.precision = _compile(openvino.Core(), graph, threads, precision)
-        self.name = f"openvino-{self.precision}"
-        self._request = compiled.create_infer_request()
-        self.inputs = tuple(_spec(port) for port in compiled.inputs)
-        self.outputs = tuple(_spec(port) for port in compiled.outputs)
+            return _compile(self._core, self._graph, self._threads, self._precision, pairs)
+
+    def _open(self, program: Any, precision: str, pairs: Mapping[str, str]) -> None:
+        self._program, self.precision, self._pairs = program, precision, dict(pairs)
+        self.name = f"openvino-{precision}"
+        self._request = program.create_infer_request()
+        self._given = [_name(port) for port in program.outputs]
+        self._variables = {name: v for v in self._request.query_state() for name in pairs if v.name == _id(name, pairs)}
 
     def __call__(self, arrays: Mapping[str, NDArray]) -> dict[str, NDArray]:
         """The outputs are the engine's own buffers: valid until the next call. Raises ModelError."""
@@ -48,13 +59,51 @@ class OpenVinoEngine:
             self._request.infer(dict(arrays), share_inputs=True)
         except Exception as error:
             raise ModelError(f"OpenVINO failed: {one_line(error)}") from None
-        return {spec.name: self._request.get_output_tensor(i).data for i, spec in enumerate(self.outputs)}
+        return {name: self._request.get_output_tensor(i).data for i, name in enumerate(self._given)}
+
+    # The state of a graph that has one
+
+    def keep_state(self, pairs: Mapping[str, str]) -> None:
+        """Let outputs be the next step's inputs, zeros at first; neither is given or taken any more.
+
+        Args:
+            pairs: input -> output, of equal shape and dtype; without any the graph has no state again.
+
+        Raises:
+            ModelError: the graph has no such input or output, or their shapes or dtypes differ.
+        """
+        specs = {spec.name: (spec.shape, spec.dtype) for spec in (*self.inputs, *self.outputs)}
+        for taken, given in pairs.items():
+            a, b = specs.get(taken), specs.get(given)
+            if a is None or a != b:
+                raise ModelError(f"{self._graph.name}: {given} {b} can't become {taken} {a}")
+        self._open(*self._compiled(pairs), pairs)
+
+    def read_state(self) -> dict[str, NDArray]:
+        """By input name, what the next step will read; copies."""
+        return {name: np.array(variable.state.data) for name, variable in self._variables.items()}
+
+    def load_state(self, arrays: Mapping[str, NDArray]) -> None:
+        """Let the next step read these, by input name: another engine's `read_state`."""
+        from openvino import Tensor
+
+        for name, variable in self._variables.items():
+            variable.state = Tensor(np.ascontiguousarray(arrays[name]))
+
+    def leave(self, outputs: Collection[str]) -> None:
+        """Nothing: outputs are arrays where they are, and nothing is fetched."""
+
+    def fork(self) -> OpenVinoEngine:
+        """Another one of the same compiled graph, with a state of its own."""
+        other = copy.copy(self)
+        other._open(self._program, self.precision, self._pairs)
+        return other
 
     def close(self) -> None:
         """Nothing to release before the object goes."""
 
 
-def _compile(core: Any, graph: Path, threads: int, precision: str) -> tuple[Any, str]:
+def _compile(core: Any, graph: Path, threads: int, precision: str, pairs: Mapping[str, str]) -> tuple[Any, str]:
     """The compiled model and the precision it runs in; raises ModelError for what is not a graph it can run."""
     options: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1}
     options["ENABLE_CPU_PINNING"] = False  # pinned workers starve when anything else runs on their core
@@ -64,9 +113,26 @@ def _compile(core: Any, graph: Path, threads: int, precision: str) -> tuple[Any,
     if threads:
         options["INFERENCE_NUM_THREADS"] = threads
     try:
-        return core.compile_model(str(graph), "CPU", options), taken
+        model = core.read_model(str(graph))
+        if pairs:
+            _keep(model, pairs)
+        return core.compile_model(model, "CPU", options), taken
     except Exception as error:  # its errors are RuntimeError and its own types
         raise ModelError(f"{graph}: OpenVINO can't load it: {one_line(error)}") from None
+
+
+def _keep(model: Any, pairs: Mapping[str, str]) -> None:
+    """Turn pairs of an input and an output into variables of the model, in place."""
+    from openvino.passes import MakeStateful, Manager  # slow to import: only who keeps a state needs it
+
+    passes = Manager()
+    passes.register_pass(MakeStateful(dict(pairs)))
+    passes.run_passes(model)
+
+
+def _id(taken: str, pairs: Mapping[str, str]) -> str:
+    """What OpenVINO calls the variable that it makes of a pair."""
+    return taken + pairs[taken]
 
 
 def _spec(port: Any) -> TensorSpec:

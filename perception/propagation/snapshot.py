@@ -46,7 +46,7 @@ from perception.propagation.tracks import LifeCycle
 from perception.protocols import Propagator
 from perception.types import TrackState
 
-FORMAT = b"PSNAP\x02"
+FORMAT = b"PSNAP\x03"
 """First bytes of every snapshot; the last one is the version of what follows: a hash, and msgpack."""
 _HASH = 16  # [bytes]
 _LEVEL = 1  # of zstd: float32 hardly shrinks at any
@@ -62,7 +62,7 @@ PARTS: dict[type, Role] = {
     Prompting: Role(),
     SlotTable: Role(),
     SceneChange: Role(settings=("longest_step_ns",), pictures=("_image",)),
-    ClassMap: Role(settings=("_size", "_is_thing")),
+    ClassMap: Role(settings=("_size", "_is_stuff")),
     StuffSmoother: Role(
         settings=("_classes", "_untouched", "_shape", "_step", "_cells"),
         own=("_blank", "_flow", "_grid", "_cell_grid", "_first", "_places"),

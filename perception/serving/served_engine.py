@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from perception.errors import DeviceError, ModelError
-from perception.protocols import Engine
+from perception.protocols import Engine, KeepingEngine
 from perception.serving.ladder import Ladder, ServedModel
 from perception.serving.rungs import Opened, Standing
 
@@ -63,6 +63,10 @@ class ServedEngine:
     def keep_state(self, pairs: Mapping[str, str]) -> None:
         """Let outputs become inputs (input -> output) of the next step, zeros at first."""
         self._pairs, self._home = dict(pairs), None
+        if hasattr(self._bottom, "keep_state") and not self._is_fork:
+            cast("KeepingEngine", self._bottom).keep_state(
+                {}
+            )  # its state lies here: a device that comes or goes finds it
         specs = {spec.name: spec for spec in self.inputs}
         shapes = {name: tuple(int(n or 1) for n in specs[name].shape) for name in pairs}
         self._state = {name: np.zeros(shape, specs[name].dtype) for name, shape in shapes.items()}

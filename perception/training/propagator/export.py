@@ -39,7 +39,7 @@ OUTPUTS = ("probabilities", "presence", "quality", *(f"next_{name}" for name in 
 
 
 class ReaderGraph(nn.Module):
-    """One step with plain tensors in and out; logits become probabilities."""
+    """One step with plain tensors in and out."""
 
     def __init__(self, reader: MemoryReader) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ class ReaderGraph(nn.Module):
 
 
 def probabilities(carried: Carried) -> tuple[Tensor, Tensor, Tensor]:
-    return carried.logits.softmax(1), carried.presence.sigmoid(), carried.quality.sigmoid()
+    return carried.probabilities, carried.presence.sigmoid(), carried.quality.sigmoid()
 
 
 def example(reader: MemoryReader, size: tuple[int, int], generator: torch.Generator | None = None) -> list[Tensor]:

@@ -74,7 +74,7 @@ class Rollout:
 
     def fuse(self, carried: Carried, truth: Tensor, now_s: Tensor, t: int, is_seen: bool, stride: int) -> None:
         """Births and corrections as a network gives them; its misses leave what was carried."""
-        soft = carried.logits.softmax(1)[:, 1:]
+        soft = carried.probabilities[:, 1:]
         visible = truth.sum((2, 3)) > VISIBLE
         born = visible & (self.active == 0) & (is_seen or t == 0)
         found = torch.rand(visible.shape) < FOUND_SHARE
