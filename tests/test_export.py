@@ -17,9 +17,10 @@ from perception.engines import open_engine  # noqa: E402
 from perception.errors import ConfigError, ModelError  # noqa: E402
 from perception.images import load_image  # noqa: E402
 from perception.models.card import find  # noqa: E402
+from perception.models.lowering.quantised import stays_float  # noqa: E402
 from perception.models.panoptic import PanopticModel  # noqa: E402
 from perception.training.checkpoint import AVERAGED, About, load_network, save_checkpoint  # noqa: E402
-from perception.training.export import ExportSettings, Report, export, in_pytorch, wrapped  # noqa: E402
+from perception.training.export import ExportSettings, Report, export, in_pytorch, wrapped, write_graph  # noqa: E402
 from perception.training.networks import NetworkConfig, build_network  # noqa: E402
 from perception.training.parity import (  # noqa: E402
     FEATURES,
@@ -28,7 +29,7 @@ from perception.training.parity import (  # noqa: E402
     require_equal,
     require_little_loss,
 )
-from perception.training.quantise import Pictures  # noqa: E402
+from perception.training.quantise import Pictures, quantise  # noqa: E402
 
 THINGS = ("car", "pedestrian", "bicyclist")
 SIZE = (128, 112)  # width, height: the least that U-Net with valid padding mirrors
@@ -182,6 +183,32 @@ def test_int8_runs_on_every_engine_and_says_its_loss(realtime, pictures, tmp_pat
     assert not any("/stages.4/" in name for name in exact)
     assert not dequantised & set(FEATURES)
     assert any("int8 on onnxruntime" in key for key in find(str(out)).card.figures)
+
+
+def test_int8_rounds_no_more_than_it_must(realtime, pictures, tmp_path):
+    """An activation is part of the rounding behind it, and float layers read what float layers give unrounded."""
+    import onnx
+
+    float_graph, out = tmp_path / "net.onnx", tmp_path / "net8.onnx"
+    write_graph(wrapped(load_network(realtime)[0], settings(pictures)), float_graph)
+    quantise(float_graph, out, [pictures / "images"])
+    nodes = onnx.load(str(out)).graph.node
+    made_by = {name: node for node in nodes for name in node.output}
+
+    def rounded(name: str) -> onnx.NodeProto | None:
+        """What has made a tensor that is read rounded."""
+        pair = made_by.get(name)
+        if pair is None or pair.op_type != "DequantizeLinear" or pair.input[0] not in made_by:
+            return None
+        return made_by[made_by[pair.input[0]].input[0]]
+
+    def is_int8(node: onnx.NodeProto) -> bool:
+        return node.op_type == "Conv" and not stays_float(node.name)
+
+    read = [(node, maker) for node in nodes for maker in map(rounded, node.input) if maker is not None]
+    assert any(is_int8(node) for node, _ in read)
+    assert not [node.name for node, maker in read if node.op_type in ("Relu", "Clip") and is_int8(maker)]
+    assert not [node.name for node, maker in read if stays_float(node.name) and not is_int8(maker)]
 
 
 def test_int8_that_loses_too_much_overwrites_nothing(unet, pictures, tmp_path):

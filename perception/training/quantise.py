@@ -14,11 +14,13 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from perception.images import load_image
 from perception.models.graph import scaled
+from perception.models.lowering.precision import drop_unused
 from perception.models.lowering.quantised import stays_float
 from perception.models.rounding import ENOUGH_FOR_MEANS, Rounding, round_weights, to_bfloat16, to_int8
 from perception.training.pictures import evenly_spaced
 
 MOST_PICTURES = 100
+ACTIVATIONS = ("Relu", "Clip")  # part of the rounding before them, whose range begins at 0: one operation less a layer
 
 
 class Pictures(CalibrationDataReader):
@@ -59,10 +61,11 @@ def quantise(graph: Path, out: Path, calibration: Sequence[Path]) -> None:
             per_channel=True,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
-            op_types_to_quantize=["Conv", "Add", "Concat"],
+            op_types_to_quantize=["Conv", "Add", "Concat", *ACTIVATIONS],
             nodes_to_exclude=[node.name for node in onnx.load(str(rounded)).graph.node if stays_float(node.name)],
         )
         whole = onnx.load(str(out))
+        read_unrounded(whole)
         give_unrounded(whole)
         onnx.save(whole, str(out))
 
@@ -76,6 +79,23 @@ def picture_size(graph: Path) -> tuple[int, int]:
 def grid_of(node: str) -> Rounding:
     """What the weights of the node of this name are rounded to."""
     return to_bfloat16 if stays_float(node) else to_int8
+
+
+def read_unrounded(model: onnx.ModelProto) -> None:
+    """Let layers that stay in float read what float layers give them, and not its 256 steps, in place.
+
+    What an int8 convolution gives stays rounded for all: ONNX Runtime computes it in int8 only where nobody reads it
+    otherwise.
+    """
+    made_by = {name: node for node in model.graph.node for name in node.output}
+    for node in (n for n in model.graph.node if stays_float(n.name)):
+        for i, name in enumerate(node.input):
+            pair = made_by.get(name)
+            rounded = made_by.get(pair.input[0]) if pair and pair.op_type == "DequantizeLinear" else None
+            maker = made_by.get(rounded.input[0]) if rounded else None  # None for a weight
+            if rounded and maker and (maker.op_type != "Conv" or stays_float(maker.name)):
+                node.input[i] = rounded.input[0]
+    drop_unused(model.graph)
 
 
 def give_unrounded(model: onnx.ModelProto) -> None:
