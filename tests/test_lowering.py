@@ -35,10 +35,10 @@ from tests.test_panoptic import tiny_panoptic
 CAMERA = (1280, 720)
 CLASSES = [{"name": "road"}, {"name": "sky"}] + [
     {"name": name, "thing": True, "min_area": area} for name, area in (("car", 60), ("person", 20), ("bike", 0))
-]
+] + [{"name": "sign"}, {"name": "pole"}]  # fmt: skip
 
 
-def card(width: int = 128, height: int = 96, **grouping: float) -> Card:
+def card(width: int = 128, height: int = 96, **grouping: object) -> Card:
     tables = {"card": 1, "kind": "panoptic", "input": {"width": width, "height": height}, "classes": CLASSES}
     names = {"name": "labels", "form": "labels", "centre": "centre", "offset": "offset", "confidence": "confidence"}
     return check(tables | {"output": names, "grouping": grouping}, Card, "a test's card")
@@ -115,7 +115,8 @@ def in_graph(labels, heat, offset, confidence, card_: Card) -> Panoptic:
 
 def on_host(labels, heat, offset, confidence, card_: Card) -> Panoptic:
     areas, unit = [c.min_area for c in card_.classes], card_.input.width / heat.shape[1]
-    return group_by_centres(labels.copy(), heat, offset, unit, [2, 3, 4], areas, card_.grouping, confidence)
+    kept = card_.kept_stuff()
+    return group_by_centres(labels.copy(), heat, offset, unit, [2, 3, 4], areas, card_.grouping, confidence, kept)
 
 
 def same(a: Panoptic, b: Panoptic) -> bool:
@@ -162,6 +163,22 @@ def test_small_stuff_is_void_in_the_graph_too():
     card_ = card(stuff_area=1000)
     out = in_graph(labels, heat, offset, confidence, card_)
     assert (out.labels[4:8, 4:8] == 255).all()
+    assert same(out, on_host(labels, heat, offset, confidence, card_))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_small_stuff_goes_to_its_neighbours_in_the_graph_too(seed):
+    """Specks of two classes among blobs of stuff and things; one class is kept."""
+    labels, heat, offset, confidence = blobs(seed)
+    labels[labels < 2] = 0
+    rng = np.random.default_rng(seed)
+    for class_id in (1, 5, 6):
+        for y, x in rng.integers(0, (90, 120), (4, 2)):
+            labels[y : y + 5, x : x + 6] = class_id
+    card_ = card(stuff_area=3000, small_stuff="neighbour", kept=("sky",))
+    out = in_graph(labels, heat, offset, confidence, card_)
+    assert (out.labels == 1).any()
+    assert np.isin(out.labels, (5, 6)).sum() < 60  # what lies within things
     assert same(out, on_host(labels, heat, offset, confidence, card_))
 
 

@@ -15,9 +15,10 @@ from perception.engines import EngineName, open_engine
 from perception.errors import ConfigError, ModelError
 from perception.models.card import Grouping, find
 from perception.models.centres import Centres, assign, find_centres
-from perception.models.grouping import group_things
-from perception.models.merging import merge, thing_cells, void_small_stuff
+from perception.models.grouping import REFERENCE_AREA, group_things
+from perception.models.merging import merge, thing_cells
 from perception.models.panoptic import PanopticModel, group_by_centres
+from perception.models.small_stuff import settle_small_stuff
 from perception.types import VOID, Features, Panoptic
 from tests.fakes import tiny_model
 
@@ -60,7 +61,7 @@ def test_merging_gives_what_the_reference_gives():
     """deeplab2's test of its post-processor: things 2 and 3, stuff below 3 px is void."""
     labels = np.array([[0, 0, 0, 0], [0, 1, 1, 0], [0, 2, 2, 0], [2, 2, 3, 3]], np.uint8)
     instances = np.array([[0] * 4, [0] * 4, [0, 1, 1, 0], [2, 2, 3, 3]], np.uint16)
-    void_small_stuff(labels, [2, 3], 3)
+    settle_small_stuff(labels, [2, 3], [], Grouping(stuff_area=3 * REFERENCE_AREA // labels.size))
     seen = merge(labels, thing_cells(labels, [2, 3], (4, 4)), instances, np.ones(4, np.float32), NO_LIMIT)
     wanted = [[0, 0, 0, 0], [0, 65280, 65280, 0], [0, 513, 513, 0], [514, 514, 769, 769]]
     assert panoptic_ids(seen, 256).tolist() == wanted
@@ -215,6 +216,44 @@ def test_small_stuff_is_void_where_the_card_asks_for_it():
     seen = group_by_centres(labels, heat, offset, 4.0, [CAR], NO_LIMIT, Grouping(stuff_area=26))
     assert (seen.labels[:5, :5] == VOID).all()
     assert (seen.labels[5:] == 0).all()
+
+
+SKY, SIGN, LANE = 0, 4, 5
+JOINING = Grouping(stuff_area=31, small_stuff="neighbour")
+
+
+def test_small_stuff_goes_to_the_stuff_beside_it_and_not_to_a_thing():
+    labels = np.full((360, 640), SKY, np.uint8)
+    labels[100:110, 100:110] = CAR
+    labels[104:109, 104:113] = SIGN  # within the car, but for three columns
+    labels[104:109, 107:110] = CAR
+    settle_small_stuff(labels, [CAR], [], JOINING)
+    assert (labels[104:109, 110:113] == SKY).all()
+    assert (labels[104:109, 104:107] == SIGN).all()  # there is no stuff beside it
+    assert (labels[104:109, 107:110] == CAR).all()
+
+
+def test_small_stuff_that_is_kept_stays():
+    labels = np.full((360, 640), SKY, np.uint8)
+    labels[:2, :2], labels[9:11, 9:11] = SIGN, LANE
+    settle_small_stuff(labels, [CAR], [LANE], JOINING)
+    assert (labels[9:11, 9:11] == LANE).all()
+    assert not (labels == SIGN).any()
+
+
+def test_stuff_of_enough_pixels_in_many_places_stays():
+    labels = np.full((360, 640), SKY, np.uint8)
+    labels[::50, ::90] = SIGN
+    before = labels.copy()
+    settle_small_stuff(labels, [CAR], [], JOINING)
+    assert np.array_equal(labels, before)
+
+
+def test_as_large_a_blob_as_may_go_is_filled_whole():
+    labels = np.full((360, 640), SKY, np.uint8)
+    labels[50:60, 50:60] = SIGN
+    settle_small_stuff(labels, [CAR], [], Grouping(stuff_area=101, small_stuff="neighbour"))
+    assert (labels == SKY).all()
 
 
 @settings(max_examples=40, deadline=None)

@@ -76,7 +76,9 @@ class Grouping(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     threshold: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.1  # centres below this heat are none
     kernel: Annotated[int, msgspec.Meta(ge=1, le=31)] = 3  # two centres are further apart than half of it [cells], odd
     most: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 200  # centres in one image; the hottest are kept
-    stuff_area: Annotated[int, msgspec.Meta(ge=0)] = 0  # a stuff class with fewer pixels is void [px at 640x360]
+    stuff_area: Annotated[int, msgspec.Meta(ge=0)] = 0  # a stuff class with fewer pixels is none [px at 640x360]
+    small_stuff: Literal["void", "neighbour"] = "void"  # what its pixels become
+    kept: tuple[str, ...] = ()  # stuff that stays however small
 
     def __post_init__(self) -> None:
         if self.kernel % 2 == 0:
@@ -113,12 +115,19 @@ class Card(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError(f'output.{min(named)} belongs to kind = "panoptic"; this card says "semantic"')
         if self.kind == "semantic" and self.grouping != Grouping():
             raise ValueError('[grouping] belongs to kind = "panoptic"; this card says "semantic"')
+        unknown = set(self.grouping.kept) - {c.name for c in self.classes if not c.thing}
+        if unknown:
+            raise ValueError(f"grouping.kept: {min(unknown)!r} is no class of this card, or a thing")
         if self.kind == "panoptic" and not {"centre", "offset"} <= named:
             raise ValueError('kind = "panoptic" needs output.centre and output.offset, the names of those outputs')
         if self.encoder and not self.output.feature_names():
             raise ValueError("[encoder] gives output.keys, context, fine8 and fine4, which this card does not name")
         if self.propagator and not self.output.feature_names():
             raise ValueError("[propagator] reads output.keys, context, fine8 and fine4, which this card does not name")
+
+    def kept_stuff(self) -> list[int]:
+        """Class indices of the stuff that stays however small."""
+        return [i for i, c in enumerate(self.classes) if c.name in self.grouping.kept]
 
     def class_table(self) -> ClassTable:
         things = frozenset(c.name for c in self.classes if c.thing)

@@ -16,7 +16,7 @@ from scipy import ndimage
 
 from perception.models.grouping import MOST, REFERENCE_AREA
 from perception.opencv import cv2
-from perception.types import VOID, Panoptic, Segment
+from perception.types import Panoptic, Segment
 
 NEIGHBOURS = np.ones((3, 3), np.uint8)
 
@@ -223,12 +223,3 @@ def _cell_boxes(
                 x0, y0, x1, y1 = boxes.get(k, box)
                 boxes[k] = (min(x0, box[0]), min(y0, box[1]), max(x1, box[2]), max(y1, box[3]))
     return boxes
-
-
-def void_small_stuff(labels: NDArray[np.uint8], things: Iterable[int], stuff_area: int) -> None:
-    """Pixels of a stuff class with fewer than `stuff_area` pixels in the whole map become VOID, in place."""
-    counts = cv2.calcHist([labels], [0], None, [256], [0, 256]).ravel()
-    small = (counts > 0) & (counts < stuff_area)
-    small[list(things)] = False
-    if small.any():
-        labels[small[labels]] = VOID

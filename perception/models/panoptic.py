@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,8 +12,8 @@ from perception.errors import ModelError
 from perception.models.card import Card, Grouping, ModelFiles
 from perception.models.centres import assign, find_centres
 from perception.models.graph import Graph, check_input, check_names
-from perception.models.grouping import REFERENCE_AREA
-from perception.models.merging import merge, thing_cells, void_small_stuff
+from perception.models.merging import merge, thing_cells
+from perception.models.small_stuff import settle_small_stuff
 from perception.protocols import Engine
 from perception.stopwatch import Stopwatch
 from perception.types import Features, Panoptic
@@ -74,7 +74,15 @@ class PanopticModel(Graph):
             labels, confidence = self.labels(outputs), self.confidence(outputs)
             unit = self.card.input.width / heat.shape[1]
             seen = group_by_centres(
-                labels, heat, offset, unit, self.things, self.min_areas, self.card.grouping, confidence
+                labels,
+                heat,
+                offset,
+                unit,
+                self.things,
+                self.min_areas,
+                self.card.grouping,
+                confidence,
+                self.card.kept_stuff(),
             )
             seen = dataclasses.replace(seen, confidence=self.byte_confidence(outputs))
         return dataclasses.replace(seen, features=self._features(outputs)) if self.wants_features else seen
@@ -135,6 +143,7 @@ def group_by_centres(
     min_areas: list[int],
     grouping: Grouping,
     confidence: NDArray | None = None,
+    kept: Sequence[int] = (),
 ) -> Panoptic:
     """The steps of the paper on the grid of `heat`, then segments at the size of `labels`, which is changed.
 
@@ -150,9 +159,10 @@ def group_by_centres(
         min_areas: by class index, smallest segment at 640x360 [px].
         grouping: the card's.
         confidence: (h', w') probability of the winning class as uint8 or float; None counts as 1.
+        kept: class indices of stuff that stays however small.
     """
     if grouping.stuff_area:
-        void_small_stuff(labels, things, round(grouping.stuff_area * labels.size / REFERENCE_AREA))
+        settle_small_stuff(labels, things, kept, grouping)
     cells = thing_cells(labels, things, heat.shape)
     centres = find_centres(heat, grouping.threshold, grouping.kernel, grouping.most)
     instances = np.zeros(heat.shape, np.uint16)

@@ -15,6 +15,7 @@ from perception.models.card import Card
 from perception.models.grouping import MOST, REFERENCE_AREA
 from perception.models.lowering.arrays import FLOAT, Tensor
 from perception.models.lowering.centres import assign, find_centres, first_of_region
+from perception.models.small_stuff import ROUNDS
 from perception.types import VOID
 
 REGIONS = 56  # without a centre, in one image, of all classes; 22 were the most on 215 frames of two kinds
@@ -106,14 +107,22 @@ def _in_unit(value: Tensor) -> Tensor:
 
 
 def _without_small_stuff(labels: Tensor, card: Card, grid: Grid) -> Tensor:
-    """A stuff class with too few pixels in the whole map becomes VOID."""
-    stuff = [i for i in range(len(card.classes)) if i not in grid.things]
+    """As `models.small_stuff.settle_small_stuff`."""
+    stuff, kept = [i for i in range(len(card.classes)) if i not in grid.things], card.kept_stuff()
     least = round(card.grouping.stuff_area * grid.size[0] * grid.size[1] / REFERENCE_AREA)
-    if not least or not stuff:
+    may_go = np.array([[i not in kept] for i in stuff], np.float32).reshape(1, -1, 1, 1)
+    if not least or not may_go.any():
         return labels
     mask = labels.equals(np.array(stuff, np.float32).reshape(1, -1, 1, 1)).cast(FLOAT)
-    is_small = (~(mask.sum(2).sum(3) >= float(least))).cast(FLOAT)
-    return labels.writer.where((mask * is_small).sum(1) > 0.5, float(VOID), labels)
+    is_small = (~(mask.sum(2).sum(3) >= float(least))).cast(FLOAT) * may_go
+    goes = (mask * is_small).sum(1)  # (1, 1, H, W)
+    writer = labels.writer
+    if card.grouping.small_stuff == "void":
+        return writer.where(goes > 0.5, float(VOID), labels)
+    beside = writer.where(mask.sum(1) - goes > 0.5, labels + 1.0, 0.0)
+    for _ in range(ROUNDS):
+        beside = writer.where((goes > 0.5) & (~(beside > 0.5)), beside.neighbours_max(3), beside)
+    return writer.where((goes > 0.5) & (beside > 0.5), beside - 1.0, labels)
 
 
 def _instances_of(mask: Tensor, pixels: Tensor, nearest: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
