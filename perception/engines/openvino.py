@@ -51,7 +51,8 @@ class OpenVinoEngine:
         self.name = f"openvino-{precision}"
         self._request = program.create_infer_request()
         self._given = [_name(port) for port in program.outputs]
-        self._variables = {name: v for v in self._request.query_state() for name in pairs if v.name == _id(name, pairs)}
+        names = {taken + given: taken for taken, given in pairs.items()}  # as OpenVINO calls what it makes of a pair
+        self._variables = {names[variable.name]: variable for variable in self._request.query_state()}
 
     def __call__(self, arrays: Mapping[str, NDArray]) -> dict[str, NDArray]:
         """The outputs are the engine's own buffers: valid until the next call. Raises ModelError."""
@@ -128,11 +129,6 @@ def _keep(model: Any, pairs: Mapping[str, str]) -> None:
     passes = Manager()
     passes.register_pass(MakeStateful(dict(pairs)))
     passes.run_passes(model)
-
-
-def _id(taken: str, pairs: Mapping[str, str]) -> str:
-    """What OpenVINO calls the variable that it makes of a pair."""
-    return taken + pairs[taken]
 
 
 def _spec(port: Any) -> TensorSpec:

@@ -36,6 +36,7 @@ class PanopticModel(Graph):
 
     def __init__(self, files: ModelFiles, engine: Engine, stopwatch: Stopwatch | None = None) -> None:
         super().__init__(files, engine, stopwatch)
+        self.kept = self.card.kept_stuff()
         self.wants_features = False
         self._encoder: Engine | None = None
         self._check_grid()
@@ -82,7 +83,7 @@ class PanopticModel(Graph):
                 self.min_areas,
                 self.card.grouping,
                 confidence,
-                self.card.kept_stuff(),
+                self.kept,
             )
             seen = dataclasses.replace(seen, confidence=self.byte_confidence(outputs))
         return dataclasses.replace(seen, features=self._features(outputs)) if self.wants_features else seen

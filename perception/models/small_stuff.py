@@ -34,13 +34,13 @@ def settle_small_stuff(
     small[[*things, *kept]] = False
     if not small.any():
         return
-    table = np.arange(256, dtype=np.uint8)
-    table[small] = VOID
-    table[things] = VOID
+    is_small = small[labels]
     if grouping.small_stuff == "void":
-        labels[small[labels]] = VOID
-    else:
-        _join(labels, small[labels], cv2.LUT(labels, table) + np.uint8(1))
+        labels[is_small] = VOID
+        return
+    number = np.arange(1, 257).astype(np.uint8)  # class + 1; of VOID 0
+    number[small] = number[things] = 0
+    _join(labels, is_small, np.asarray(cv2.LUT(labels, number), np.uint8))
 
 
 def _join(labels: NDArray[np.uint8], is_small: NDArray[np.bool_], stuff: NDArray[np.uint8]) -> None:
