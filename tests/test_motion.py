@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from perception.propagation.motion import BoxMotion, box_iou
@@ -43,6 +43,7 @@ def test_what_stands_still_stays(cx, cy, w, h, steps, after):
     np.testing.assert_allclose(found, box(cx, cy, w, h), rtol=1e-6, atol=1e-6)
 
 
+@example(26.0, [20_000_000] * 10 + [200_000_000, 20_000_000], 3_200_476_702)  # a gap, then a short step
 @given(speeds, gaps, st.integers(SECOND_NS, 100 * SECOND_NS))
 def test_a_velocity_is_not_believed_for_ever(vx, steps, after):
     motion = followed(0, 0, vx, 0, 20, 20, steps)

@@ -56,7 +56,8 @@ class BoxMotion:
         elapsed = (stamp_ns - self.stamp_ns) / 1e9
         measured = _centred(box_xyxy)
         if elapsed > SHORTEST_S:
-            expected = self._predicted(stamp_ns)
+            # not faded: that would lag, and the velocity be corrected beyond the truth
+            expected = self._moved(min(elapsed, FADING_S))
             # the first two sightings are all that is known of its velocity
             gain, velocity_gain = (1.0, 1.0) if self._hits == 1 else (GAIN, VELOCITY_GAIN)
             rate = velocity_gain / max(elapsed, 1 / 60)
@@ -81,7 +82,10 @@ class BoxMotion:
 
     def _predicted(self, stamp_ns: int) -> Four:
         elapsed = max(0.0, (stamp_ns - self.stamp_ns) / 1e9)
-        believed = FADING_S * (1 - math.exp(-elapsed / FADING_S))
+        return self._moved(FADING_S * (1 - math.exp(-elapsed / FADING_S)))
+
+    def _moved(self, believed: float) -> Four:
+        """The place after so many seconds of its velocity."""
         (x, y, w, h), (vx, vy, vw, vh) = self._place, self._velocity
         growth = _within(vw * believed, _MOST_GROWTH), _within(vh * believed, _MOST_GROWTH)
         return x + vx * believed, y + vy * believed, w + growth[0], h + growth[1]
