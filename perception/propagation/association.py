@@ -68,7 +68,8 @@ def associate(known: Known, seen: Detections, common: NDArray[np.int64]) -> dict
     grown = np.array([-SLACK_PX, -SLACK_PX, SLACK_PX, SLACK_PX])
     near = box_iou(known.boxes + grown, seen.boxes + grown) * is_same * (known.hidden_s < 0.4)[:, None]
     _settle(owner, near * fitting, LEAST_BOX_IOU)
-    _settle(owner, reidentification(known, seen) * is_same, LEAST_ALIKE)
+    if known.hidden_s.any():
+        _settle(owner, reidentification(known, seen) * is_same, LEAST_ALIKE)
     return owner
 
 

@@ -24,7 +24,7 @@ class Carried:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Kept:
-    """What the fusion made of the frame that was carried to last."""
+    """What the fusion made of the frame that was carried to last. Arrays are valid until `keep` returns."""
 
     masks: NDArray[np.float32]  # (slots, h, w) in [0, 1], non-overlapping
     active: NDArray[np.bool_]  # (slots,) holds a thing

@@ -75,6 +75,7 @@ class FusedPropagator:
         self.classes.reset()
         width, height = self.mask_size
         self._claim = no_claim((height // CELL, width // CELL), self.carrier.slots)  # of the frame before
+        self._masks = np.zeros((self.carrier.slots, *self._claim.cells.shape), np.float32)  # room for those of a frame
         self._last: Stepped | None = None
         self._key_ns: int | None = None
         self._unseen, self._has_seen, self._agreement = 0, False, 0.0
@@ -151,7 +152,8 @@ class FusedPropagator:
 
     def _keep(self, owners: Owners, carried: Carried, picture: Picture, stamp_ns: int) -> None:
         """Tell the carrier what the frame shows."""
-        masks = np.zeros((self.carrier.slots, *self._claim.cells.shape), np.float32)
+        masks = self._masks
+        masks[:] = 0
         taught, seen_ns = np.zeros(len(masks), np.float32), np.full(len(masks), stamp_ns, np.int64)
         observed, total = set(owners.values()), np.zeros(masks.shape[1:], np.float32)
         for slot, track in self.slots.followed():

@@ -29,9 +29,9 @@ def match(similarity: NDArray[np.float64], least: float) -> list[tuple[int, int]
 
     Similarities below `least` count as nothing, so that a poor pair never displaces a good one.
     """
-    if not similarity.size:
-        return []
     gated = np.where(similarity >= least, similarity, 0.0)
+    if not gated.any():
+        return []
     rows, columns = linear_sum_assignment(gated, maximize=True)
     return [(int(r), int(c)) for r, c in zip(rows, columns, strict=True) if gated[r, c] > 0]
 

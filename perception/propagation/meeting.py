@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -99,7 +100,7 @@ class Meeting:
         self.roster.life.seen(track, as_class(segment, carriage.class_id), mask, stamp_ns)
         share, look = self.roster.rules.pointer_share, met.looks[max(parts, key=lambda j: met.cells[j])]
         pointer = (1 - share) * carriage.pointer + share * look
-        carriage.pointer = pointer / max(1e-6, float(np.linalg.norm(pointer)))
+        carriage.pointer = pointer / max(1e-6, math.sqrt(pointer @ pointer))
         carriage.locate(segment, stamp_ns)
         carriage.denied_since_ns = carriage.hidden_since_ns = None
         carriage.misses = 0
