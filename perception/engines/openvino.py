@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ class OpenVinoEngine:
         precision: "auto" lets OpenVINO take bfloat16 where the CPU computes it natively; "f32" forbids it.
 
     Raises:
-        ModelError: OpenVINO is not installed, or the file is not a graph that it can run.
+        ModelError: OpenVINO is not installed, or the file is no graph; of one that it can't run the first call says so.
     """
 
     def __init__(self, graph: Path, threads: int = 0, precision: str = "auto") -> None:
@@ -36,19 +37,31 @@ class OpenVinoEngine:
             import openvino
         except ImportError:
             raise ModelError("engine openvino is not installed; pip install 'perception-node[openvino]'") from None
-        self._core, self._graph, self._threads, self._precision = openvino.Core(), graph, threads, precision
-        self._open(*self._compiled({}), {})
-        self.inputs = tuple(_spec(port) for port in self._program.inputs)
-        self.outputs = tuple(_spec(port) for port in self._program.outputs)
+        self._core, self._graph, self._threads = openvino.Core(), graph, threads
+        with _loading(graph):
+            native = "BF16" in self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+            model = self._core.read_model(str(graph))
+        self.precision = "bf16" if precision == "auto" and native else "f32"
+        self.name = f"openvino-{self.precision}"
+        self.inputs = tuple(_spec(port) for port in model.inputs)
+        self.outputs = tuple(_spec(port) for port in model.outputs)
+        self._program: Any = None  # not compiled before it is known which state it keeps
 
-    def _compiled(self, pairs: Mapping[str, str]) -> tuple[Any, str]:
-        """The graph with its state within, and the precision it runs in; raises ModelError."""
-        with signal_stack_kept():
-            return _compile(self._core, self._graph, self._threads, self._precision, pairs)
+    def _compile(self, pairs: Mapping[str, str]) -> Any:
+        """The graph, ready to run, with its state within; raises ModelError for what it can't run."""
+        options: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1}
+        options["ENABLE_CPU_PINNING"] = False  # pinned workers starve when anything else runs on their core
+        options["INFERENCE_PRECISION_HINT"] = self.precision
+        if self._threads:
+            options["INFERENCE_NUM_THREADS"] = self._threads
+        with _loading(self._graph):
+            model = self._core.read_model(str(self._graph))
+            if pairs:
+                _keep(model, pairs)
+            return self._core.compile_model(model, "CPU", options)
 
-    def _open(self, program: Any, precision: str, pairs: Mapping[str, str]) -> None:
-        self._program, self.precision, self._pairs = program, precision, dict(pairs)
-        self.name = f"openvino-{precision}"
+    def _open(self, program: Any, pairs: Mapping[str, str]) -> None:
+        self._program, self._pairs = program, dict(pairs)
         self._request = program.create_infer_request()
         self._given = [_name(port) for port in program.outputs]
         names = {taken + given: taken for taken, given in pairs.items()}  # as OpenVINO calls what it makes of a pair
@@ -56,6 +69,8 @@ class OpenVinoEngine:
 
     def __call__(self, arrays: Mapping[str, NDArray]) -> dict[str, NDArray]:
         """The outputs are the engine's own buffers: valid until the next call. Raises ModelError."""
+        if self._program is None:
+            self._open(self._compile({}), {})
         try:
             self._request.infer(dict(arrays), share_inputs=True)
         except Exception as error:
@@ -78,7 +93,7 @@ class OpenVinoEngine:
             a, b = specs.get(taken), specs.get(given)
             if a is None or a != b:
                 raise ModelError(f"{self._graph.name}: {given} {b} can't become {taken} {a}")
-        self._open(*self._compiled(pairs), pairs)
+        self._open(self._compile(pairs), pairs)
 
     def read_state(self) -> dict[str, NDArray]:
         """By input name, what the next step will read; copies."""
@@ -95,29 +110,21 @@ class OpenVinoEngine:
         """Nothing: outputs are arrays where they are, and nothing is fetched."""
 
     def fork(self) -> OpenVinoEngine:
-        """Another one of the same compiled graph, with a state of its own."""
+        """Another one of the same compiled graph, with a state of its own; after `keep_state`."""
         other = copy.copy(self)
-        other._open(self._program, self.precision, self._pairs)
+        other._open(self._program, self._pairs)
         return other
 
     def close(self) -> None:
         """Nothing to release before the object goes."""
 
 
-def _compile(core: Any, graph: Path, threads: int, precision: str, pairs: Mapping[str, str]) -> tuple[Any, str]:
-    """The compiled model and the precision it runs in; raises ModelError for what is not a graph it can run."""
-    options: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1}
-    options["ENABLE_CPU_PINNING"] = False  # pinned workers starve when anything else runs on their core
-    native = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    taken = "bf16" if precision == "auto" and native else "f32"
-    options["INFERENCE_PRECISION_HINT"] = taken
-    if threads:
-        options["INFERENCE_NUM_THREADS"] = threads
+@contextmanager
+def _loading(graph: Path) -> Iterator[None]:
+    """What OpenVINO can't load becomes a ModelError, and this thread's signal stack stays."""
     try:
-        model = core.read_model(str(graph))
-        if pairs:
-            _keep(model, pairs)
-        return core.compile_model(model, "CPU", options), taken
+        with signal_stack_kept():
+            yield
     except Exception as error:  # its errors are RuntimeError and its own types
         raise ModelError(f"{graph}: OpenVINO can't load it: {one_line(error)}") from None
 
