@@ -19,6 +19,7 @@ from perception.serving.gate import Reference, answers_of, judge
 from perception.serving.ladder import Ladder
 from perception.serving.report import IN_FLIGHT, Comparison, Report
 from perception.serving.rungs import Patience, Refused, Size, Standing
+from perception.serving.schedule import due, pause_s
 from perception.serving.worker import Worker
 from perception.types import Panoptic
 
@@ -160,14 +161,15 @@ class Promoter:
     def _run(self) -> None:
         while not self._is_ended():
             self._close_left()
-            candidate = self._due()
-            if candidate is None:
+            size, now = self.frame_size(), self.clock()
+            candidate = due(self.candidates, size, now)
+            if candidate is None or size is None:
                 with self._changed:
                     if not self._ended and not self._to_close:
-                        self._changed.wait(self._pause_s())
+                        self._changed.wait(pause_s(self.candidates, size, now))
                 continue
             try:
-                self._lift(candidate, self.frame_size() or (0, 0))
+                self._lift(candidate, size)
             except Cancelled:
                 return
             except Refused as error:
@@ -189,41 +191,6 @@ class Promoter:
                 candidate.rung.settled()
             if not standing.close():
                 log.warning("%s does not answer; it is left behind", standing.opened.name)
-
-    def _better(self) -> list[Candidate]:
-        """Those above the one that serves or is offered, best first."""
-        names = [c.state in ("serving", "ready") for c in self.candidates]
-        return self.candidates[: names.index(True)] if True in names else self.candidates
-
-    def _due(self) -> Candidate | None:
-        """What to work on: the best that needs no build, else the worst that does, for it is there first."""
-        size = self.frame_size()
-        now = self.clock()
-        due = [c for c in self._better() if c.state in ("waiting", "failed") and not self._wait_s(c, now)]
-        if size is None or not due:
-            return None
-        ready = [c for c in due if not self._needs_build(c, size)]
-        return ready[0] if ready else due[-1]
-
-    def _needs_build(self, candidate: Candidate, size: Size) -> bool:
-        try:
-            return candidate.rung.needs_build(size)
-        except (ModelError, DeviceError):
-            return False  # it will say so when it is lifted
-
-    def _pause_s(self) -> float:
-        """Until a candidate is due, or the first frame may have come."""
-        if self.frame_size() is None:
-            return 0.05
-        now = self.clock()
-        waits = [self._wait_s(c, now) for c in self._better() if c.state == "failed"]
-        return max(0.01, min(waits)) if waits else 60.0
-
-    def _wait_s(self, candidate: Candidate, now_s: float) -> float:
-        """Until it may be tried again [s]: not while a call of its last try still hangs."""
-        standing = candidate.standing
-        hangs = standing is not None and standing.worker is not None and standing.worker.is_busy
-        return max(candidate.backoff.left_s(now_s), 1.0 if hangs else 0.0)
 
     def _lift(self, candidate: Candidate, size: Size) -> None:
         """Raises Refused, ModelError, DeviceError, Cancelled."""
