@@ -12,12 +12,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from perception.engines.accelerators import has_cuda_provider, has_gpu, open_tensorrt
 from perception.engines.cache import PlanCache
 from perception.engines.measured import fastest
 from perception.errors import PerceptionError
 from perception.folders import check_private, state_folder
+from perception.frame_cost import cost_of_a_frame
 from perception.machine import cores
+
+CAMERA_HZ = 30.0  # that a node should keep up with
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +40,7 @@ def examine(port: int = 5601) -> Iterator[Finding]:
     yield from _machine()
     yield from _packages()
     yield from _engines()
+    yield from _speed()
     yield from _gpu()
     yield from _cache()
     yield from _cameras()
@@ -89,10 +95,26 @@ def _engines() -> Iterator[Finding]:
             continue
         try:
             engine = open_engine(graph, name)
+            engine({spec.name: np.zeros([n or 1 for n in spec.shape], spec.dtype) for spec in engine.inputs})
         except PerceptionError as error:
             yield Finding("engines", "wrong", str(error), f"pip install --force-reinstall {name}")
         else:
             yield Finding("engines", "ok", f"{engine.name} {importlib.metadata.version(name)} runs {graph.stem}")
+
+
+def _speed() -> Iterator[Finding]:
+    """What the default node gets through on the CPU, and what is faster where that is less than a camera gives."""
+    try:
+        cost = cost_of_a_frame()
+    except PerceptionError:
+        return  # the engines have said why
+    what = f"{cost.what}: about {cost.rate_hz():.0f} frames a second"
+    if cost.rate_hz() >= CAMERA_HZ or cost.kind == "iou":
+        yield Finding("speed", "ok", what)
+        return
+    second, without = cost.rate_hz(network_every=2), cost.rate_hz(follows=False)
+    fix = f"for more: model.network_every = 2 (about {second:.0f}) or tracking.kind = 'iou' (about {without:.0f})"
+    yield Finding("speed", "note", what, fix)
 
 
 def _gpu() -> Iterator[Finding]:

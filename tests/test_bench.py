@@ -13,6 +13,7 @@ from perception.bench.parts import bench_node, bench_wire
 from perception.bench.process import usage
 from perception.bench.settings import BenchSettings
 from perception.errors import PerceptionError
+from perception.frame_cost import FrameCost
 from perception.stopwatch import Stopwatch, percentile
 from tests.fakes import tiny_model
 
@@ -81,3 +82,10 @@ def test_usage_of_this_process_and_of_none():
     assert usage(os.getpid()).rss_mb > 1
     with pytest.raises(PerceptionError, match="is gone"):
         usage(2**22 + 1)
+
+
+def test_the_rate_that_is_expected_of_a_frame_s_parts():
+    cost = FrameCost("", "memory", look_ms=20, skip_ms=10, follow_ms=8)
+    assert cost.rate_hz() == pytest.approx(1000 / (20 + 8 + 2))
+    assert cost.rate_hz(network_every=2) == pytest.approx(2000 / (20 + 10 + 2 * (8 + 2)))
+    assert cost.rate_hz(follows=False) == pytest.approx(1000 / (20 + 2))

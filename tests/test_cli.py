@@ -114,7 +114,7 @@ def test_models_describes_a_users_model(say, tmp_path):
 
 def test_doctor_reports_every_topic(say):
     _, out, _ = say("doctor", "--port", 0)
-    assert all(topic in out for topic in ("machine", "packages", "engines", "gpu", "cameras", "ports"))
+    assert all(topic in out for topic in ("machine", "packages", "engines", "speed", "gpu", "cameras", "ports"))
 
 
 def test_keys_are_private_and_never_overwritten(say, tmp_path):

@@ -48,7 +48,8 @@ ALLOWED: dict[str, set[str]] = {
     "conversion": NOUNS | {"config", "wire", "drives", "sources", "sinks"},
 }
 ALLOWED["build"] = {*ALLOWED, "machine"}
-ALLOWED["runner"] = ALLOWED["display"] = ALLOWED["doctor"] = ALLOWED["build"] | {"build"}
+ALLOWED["runner"] = ALLOWED["display"] = ALLOWED["frame_cost"] = ALLOWED["build"] | {"build"}
+ALLOWED["doctor"] = ALLOWED["frame_cost"] | {"frame_cost"}
 ALLOWED["evaluation"] = ALLOWED["build"] | {"build"}
 ALLOWED["replay"] = ALLOWED["build"] | {"build"}
 ALLOWED["bench"] = ALLOWED["build"] | {"build", "replay"}
