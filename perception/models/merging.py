@@ -76,7 +76,7 @@ def merge(
         labels: (H, W) class indices.
         cells: of the classes that are things; the grid is (h, w).
         instances: (h, w) instance k = 1..K of each cell, 0 where it has none: what is connected is one then.
-        heat: (K + 1,) score of each instance, at 0 that of things without one.
+        heat: (K + 1,) in [0, 1], how sure each instance's centre is, at 0 that of things without one.
         min_areas: by class index, smallest segment at 640x360 [px]; scaled to the map's size.
         confidence: (h', w') probability of the winning class as uint8 (0..255) or float, any size; None counts as 1.
     """
@@ -167,11 +167,10 @@ def _scores(
     heat: NDArray[np.float32],
     confidence: NDArray[np.float32] | None,
 ) -> NDArray[np.float64]:
-    """(segments + 1,) mean confidence over a segment's pixels, times its centre's heat (section 3.3's objectness)."""
+    """(segments + 1,) mean confidence over a segment's pixels, times its heat (section 3.3's objectness)."""
     count = parts.pixels.shape[1]
     hot = np.full(count, heat[0], np.float64)
     hot[1 : len(heat)] = heat[1:]
-    hot = np.clip(hot, 0.0, 1.0)
     size = int(parts.number.max()) + 1
     area, weighted = np.zeros(size), np.zeros(size)
     for i, (c, n) in enumerate(zip(cells, numbers, strict=True)):

@@ -175,5 +175,5 @@ def group_by_centres(
         nearest, distance = assign(centres, offset, at, unit)
         reach = REACH_CELLS * unit + REACH_SHARE * np.hypot(*offset.reshape(2, -1)[:, at])
         instances.reshape(-1)[at] = np.where(distance <= reach, nearest + 1, 0)
-    scores = np.append(np.float32(grouping.threshold), centres.heat)
-    return merge(labels, cells, instances, scores, min_areas, confidence)
+    heats = np.clip(np.append(np.float32(grouping.threshold), centres.heat), 0, 1)
+    return merge(labels, cells, instances, heats ** np.float32(grouping.heat_power), min_areas, confidence)

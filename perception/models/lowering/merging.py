@@ -95,7 +95,9 @@ def grouped(seen: Seen, card: Card, grid: Grid) -> Grouped:
     segment = _segment_of_part(order, area, parts, grid)
     instances, labels = _painted(labels, mask, number, segment, parts.owner, grid)
     hot = writer.op("Concat", centres.heat, np.full((1, REGIONS), card.grouping.threshold, np.float32), axis=1)
-    return Grouped(labels, instances, _segments(order, area, parts, segment, _in_unit(hot), grid))
+    hot, power = _in_unit(hot), card.grouping.heat_power
+    hot = hot if power == 1 else writer.op("Pow", hot, np.float32(power))
+    return Grouped(labels, instances, _segments(order, area, parts, segment, hot, grid))
 
 
 def _by_class(grid: Grid) -> np.ndarray:
@@ -229,7 +231,7 @@ def _looked_up(table: Tensor, number: Tensor, grid: Grid) -> Tensor:
 
 
 def _segments(order: Tensor, area: Tensor, parts: Parts, segment: Tensor, hot: Tensor, grid: Grid) -> Tensor:
-    """(1, MOST, 3): mean confidence over a segment's pixels times its centre's heat is its score."""
+    """(1, MOST, 3): mean confidence over a segment's pixels times its heat is its score."""
     writer, most = order.writer, _most(grid)
     ranks = np.arange(1, most + 1, dtype=np.float32).reshape(-1, 1)
     is_of = segment.reshape(1, -1).equals(ranks)  # (T, C * M)
