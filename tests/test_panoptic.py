@@ -164,7 +164,7 @@ def test_without_a_centre_nobody_is_lost():
     nothing = np.zeros((20, 40), np.float32)
     seen = group_by_centres(labels, nothing, np.zeros((2, 20, 40), np.float32), 4.0, [PEDESTRIAN], NO_LIMIT, Grouping())
     assert [s.area_px for s in seen.segments] == [400, 400]
-    assert {s.score for s in seen.segments} == {Grouping().threshold}
+    assert {s.score for s in seen.segments} == {round(Grouping().threshold ** Grouping().heat_power, 4)}
 
 
 def test_a_missed_centre_does_not_join_things_that_are_far_apart():
@@ -205,7 +205,8 @@ def test_score_is_confidence_times_heat():
     labels, instances = two_cars()
     heat, offset = truth_outputs(instances)
     confidence = np.full(heat.shape, 51, np.uint8)
-    seen = group_by_centres(labels, (heat / 2).astype(np.float32), offset, 4.0, [CAR], NO_LIMIT, Grouping(), confidence)
+    half, rules = (heat / 2).astype(np.float32), Grouping(heat_power=1)
+    seen = group_by_centres(labels, half, offset, 4.0, [CAR], NO_LIMIT, rules, confidence)
     assert [s.score for s in seen.segments] == pytest.approx([0.1, 0.1], abs=0.01)
 
 
