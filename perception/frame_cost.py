@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from statistics import median
@@ -43,24 +41,20 @@ class FrameCost:
 def cost_of_a_frame() -> FrameCost:
     """Of a rendered street. Raises PerceptionError where the default model or its engine can't be had."""
     launch = Launch(version=1, model=ModelConfig(network_every=2))  # so that there is an encoder
-    checked, stopwatch = check_launch(launch), Stopwatch()
+    checked, stopwatch = check_launch(launch), Stopwatch(kept=TIMED)
     with closing(build_model(checked.files, launch, stopwatch)) as model:
         pipeline = build_pipeline(model, checked, stopwatch)
         with closing(pipeline.propagator):
             image = next(iter(RenderedDrive(seed=0, frames=1, truth=False))).image
             frames = [Frame(i, i * _PERIOD_NS, "doctor", image) for i in range(WARM_UP + TIMED)]
-            look_ms = _median_ms(lambda frame: pipeline.see(frame, True), frames)
-            skip_ms = _median_ms(lambda frame: pipeline.see(frame, False), frames)
-            seen = pipeline.see(frames[0], True)
-            follow_ms = _median_ms(lambda frame: pipeline.follow(frame, *seen), frames)
-    kind = tracking_kind(launch, checked.files)
+            for frame in frames:
+                with stopwatch("skip"):
+                    pipeline.see(frame, False)
+            for frame in frames:
+                with stopwatch("look"):
+                    seen = pipeline.see(frame, True)
+                with stopwatch("follow"):
+                    pipeline.follow(frame, *seen)
+    kind, stages = tracking_kind(launch, checked.files), stopwatch.stages()
+    look_ms, skip_ms, follow_ms = (median(stages[part]) for part in ("look", "skip", "follow"))
     return FrameCost(f"{checked.files.name} on {model.engine.name} with {kind}", kind, look_ms, skip_ms, follow_ms)
-
-
-def _median_ms(step: Callable[[Frame], object], frames: list[Frame]) -> float:
-    times = []
-    for frame in frames:
-        begin = time.perf_counter()
-        step(frame)
-        times.append(1e3 * (time.perf_counter() - begin))
-    return median(times[WARM_UP:])

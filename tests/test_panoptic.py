@@ -201,24 +201,14 @@ def test_segments_below_the_least_area_are_noise():
     assert seen_of(labels, instances, areas=[36] * 4).segments[0].area_px == 36
 
 
-def test_score_is_confidence_times_heat():
+@pytest.mark.parametrize(("power", "score"), [(1, 0.1), (0.5, 0.2 * 0.5**0.5), (0, 0.2)])
+def test_score_is_confidence_times_heat_to_the_card_s_power(power, score):
     labels, instances = two_cars()
     heat, offset = truth_outputs(instances)
     confidence = np.full(heat.shape, 51, np.uint8)
-    half, rules = (heat / 2).astype(np.float32), Grouping(heat_power=1)
+    half, rules = (heat / 2).astype(np.float32), Grouping(heat_power=power)
     seen = group_by_centres(labels, half, offset, 4.0, [CAR], NO_LIMIT, rules, confidence)
-    assert [s.score for s in seen.segments] == pytest.approx([0.1, 0.1], abs=0.01)
-
-
-def test_a_card_says_how_much_the_heat_counts_in_a_score():
-    labels, instances = two_cars()
-    heat, offset = truth_outputs(instances)
-    confidence = np.full(heat.shape, 51, np.uint8)
-    for power, score in ((0.5, 0.2 * 0.5**0.5), (0.0, 0.2)):
-        rules = Grouping(heat_power=power)
-        half = (heat / 2).astype(np.float32)
-        seen = group_by_centres(labels.copy(), half, offset, 4.0, [CAR], NO_LIMIT, rules, confidence)
-        assert [s.score for s in seen.segments] == pytest.approx([score, score], abs=0.01)
+    assert [s.score for s in seen.segments] == pytest.approx([score, score], abs=0.01)
 
 
 def test_small_stuff_is_void_where_the_card_asks_for_it():
