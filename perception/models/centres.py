@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 from perception.opencv import cv2
 
+_MANY = 500  # peaks; among so many are plateaus, and a table of all pairs would be larger than the map
+
 
 class Centres(NamedTuple):
     """K centres, the hottest first."""
@@ -30,10 +32,9 @@ def find_centres(heat: NDArray[np.float32], threshold: float, kernel: int, most:
         kernel: odd; a centre is the hottest cell of the window of this size around it [cells].
         most: how many are kept.
     """
-    window = np.ones((kernel, kernel), np.uint8)
-    peaks = ((heat >= cv2.dilate(heat, window)) & (heat > threshold)).astype(np.uint8)
+    peaks = (heat >= cv2.dilate(heat, np.ones((kernel, kernel), np.uint8))) & (heat > threshold)
     at = np.flatnonzero(peaks)
-    if len(at) > 1:
+    if _are_near(at, heat.shape[1], kernel // 2):
         at = at[_first_of_each_plateau(peaks, kernel // 2)]
     values = heat.reshape(-1)[at]
     order = np.argsort(-values, kind="stable")[:most]
@@ -41,15 +42,25 @@ def find_centres(heat: NDArray[np.float32], threshold: float, kernel: int, most:
     return Centres(cells, values[order])
 
 
-def _first_of_each_plateau(peaks: NDArray[np.uint8], radius: int) -> NDArray[np.intp]:
+def _are_near(at: NDArray[np.intp], width: int, radius: int) -> bool:
+    """Whether any two peaks lie within `radius` of each other, which only those of one plateau can."""
+    if len(at) > _MANY:
+        return True
+    rows, columns = np.divmod(at, width)
+    near = np.abs(rows[:, None] - rows) <= radius
+    near &= np.abs(columns[:, None] - columns) <= radius
+    return int(np.count_nonzero(near)) > len(at)
+
+
+def _first_of_each_plateau(peaks: NDArray[np.bool_], radius: int) -> NDArray[np.intp]:
     """Places, among the peaks in row order, of the first of each group.
 
     Peaks within `radius` of each other are equally hot, or one of them were none: a square of that size around each
     makes them one region.
     """
-    grown = cv2.dilate(peaks, np.ones((max(1, radius), max(1, radius)), np.uint8))
+    grown = cv2.dilate(peaks.view(np.uint8), np.ones((max(1, radius), max(1, radius)), np.uint8))
     _, regions = cv2.connectedComponents(grown, connectivity=8, ltype=cv2.CV_32S)
-    return np.sort(np.unique(regions[peaks > 0], return_index=True)[1])
+    return np.sort(np.unique(regions[peaks], return_index=True)[1])
 
 
 def assign(
