@@ -171,7 +171,7 @@ def test_every_sample_comes_once_a_pass():
 def test_a_panoptic_network_gets_centres_and_offsets(tmp_path):
     batch = mixture(tmp_path, REALTIME).batch(0)
     shapes = [batch.centre, batch.offset, batch.is_thing, batch.is_known]
-    assert [tuple(t.shape) for t in shapes if t is not None] == [(2, 1, 8, 12), (2, 2, 8, 12)] + [(2, 1, 8, 12)] * 2
+    assert [tuple(t.shape) for t in shapes if t is not None] == [(2, 1, 16, 24), (2, 2, 16, 24)] + [(2, 1, 16, 24)] * 2
 
 
 def test_all_wrong_files_are_counted_before_training(tmp_path):

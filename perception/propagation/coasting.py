@@ -13,7 +13,7 @@ from perception.propagation.roster import Roster
 from perception.propagation.tracks import FADED, Carriage, LiveTrack
 from perception.types import Segment, TrackState
 
-UNSEEN = 0.75  # of a carried mask's expected IoU is left where the network looks and does not see the thing; fitted
+UNSEEN = 0.62  # of a carried mask's expected IoU is left where the network looks and does not see the thing; fitted
 
 
 @dataclass(frozen=True, eq=False)

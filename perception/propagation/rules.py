@@ -9,7 +9,7 @@ from dataclasses import dataclass
 class FusionRules:
     """Every threshold of the fusion."""
 
-    birth_score: float = 0.7  # a detection below it begins no track
+    birth_score: float = 0.68  # a detection below it begins no track
     covered: float = 0.85  # share of a detection within a carried mask of its class that makes it a part of that
     taken: float = 0.3  # share of a detection where things of its class are carried already, from which on it takes
     sure_birth_score: float = 0.75  # so much to begin a track: it may be several of them at once

@@ -20,11 +20,11 @@ from perception.training.augment import augmented, class_mixed
 from perception.training.config import DataConfig, TrainingConfig
 from perception.training.datasets import Dataset, Sample
 from perception.training.losses import small_instance_weights
+from perception.training.networks.config import INSTANCE_STRIDE
 from perception.training.targets import PanopticTargets, panoptic_targets
 
 T = TypeVar("T")
 R = TypeVar("R")
-TARGET_STRIDE = 4  # of the centre and offset heads, see networks.prediction
 
 
 @dataclass(frozen=True)
@@ -33,10 +33,10 @@ class Batch:
 
     images: Tensor  # (n, 3, h, w) float32 in [-1, 1], channels last
     codes: Tensor  # (n, h, w) int64, see `label_set.Codes`
-    centre: Tensor | None = None  # (n, 1, h/4, w/4) float32
-    offset: Tensor | None = None  # (n, 2, h/4, w/4) float32 [px]
-    is_thing: Tensor | None = None  # (n, 1, h/4, w/4) float32
-    is_known: Tensor | None = None  # (n, 1, h/4, w/4) float32
+    centre: Tensor | None = None  # (n, 1, h/t, w/t) float32; t: the network's stride of them
+    offset: Tensor | None = None  # (n, 2, h/t, w/t) float32 [px]
+    is_thing: Tensor | None = None  # (n, 1, h/t, w/t) float32
+    is_known: Tensor | None = None  # (n, 1, h/t, w/t) float32
     weight: Tensor | None = None  # (n, h, w) float32 weight of each pixel in the semantic loss
 
     def to(self, device: torch.device) -> Batch:
@@ -129,8 +129,8 @@ class Mixture:
     def _instance_targets(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
         if not self.config.has_instances:
             return {}
-        loss = self.config.loss
-        targets = [panoptic_targets(s.instances, TARGET_STRIDE, loss.sigma, loss.offset_balance) for s in samples]
+        loss, stride = self.config.loss, INSTANCE_STRIDE[self.config.network.kind]
+        targets = [panoptic_targets(s.instances, stride, loss.sigma, loss.offset_balance) for s in samples]
         planes = zip(PanopticTargets._fields, zip(*targets, strict=True), strict=True)
         return {name: torch.from_numpy(np.stack(plane)) for name, plane in planes}
 

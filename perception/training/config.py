@@ -9,7 +9,7 @@ import msgspec
 
 from perception.errors import ConfigError
 from perception.strict_toml import check, read_tables
-from perception.training.networks.config import NetworkConfig
+from perception.training.networks.config import INSTANCE_STRIDE, NetworkConfig
 
 VERSION = 1
 VALIDATION = "validation"  # the name under which --data gives the validation pictures' folder
@@ -144,7 +144,7 @@ class TrainingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     @property
     def has_instances(self) -> bool:
         """True where the network has centre and offset heads that the loss counts."""
-        return self.network.kind in ("realtime", "panoptic-deeplab") and self.loss.centre + self.loss.offset > 0
+        return self.network.kind in INSTANCE_STRIDE and self.loss.centre + self.loss.offset > 0
 
 
 def shipped_configs() -> tuple[str, ...]:

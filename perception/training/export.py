@@ -35,7 +35,7 @@ from perception.training.parity import (
 from perception.training.quantise import for_bfloat16, quantise
 
 OPSET = 17
-CELL = 4  # [px] of the confidence's grid, and of centres and offsets
+CELL = 4  # [px] of the confidence's grid
 SEMANTIC_OUTPUTS = ("labels", "confidence")
 PANOPTIC_OUTPUTS = (*SEMANTIC_OUTPUTS, "centre", "offset", *FEATURES)
 Progress = Callable[[str, int, int], None]
@@ -121,7 +121,7 @@ class BytesToLabels(nn.Module):
 
 
 class BytesToPanoptic(BytesToLabels):
-    """As `BytesToLabels`, then centre (1, 1, h/4, w/4), offset (1, 2, h/4, w/4) [px] and the encoder's features."""
+    """As `BytesToLabels`, then centre (1, 1, h/t, w/t), offset (1, 2, h/t, w/t) [px] and the encoder's features."""
 
     outputs = PANOPTIC_OUTPUTS
 

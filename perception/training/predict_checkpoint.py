@@ -24,7 +24,7 @@ from perception.training.checkpoint import load_network
 from perception.training.networks.prediction import Prediction
 from perception.types import Panoptic
 
-CELL = 4  # [px] of the grid on which things are grouped
+CELL = 4  # [px] labels are made of whole ones, and so of the cells that things are grouped on
 
 Size = tuple[int, int]  # width, height [px]
 
@@ -63,9 +63,8 @@ class CheckpointModel:
             return group_things(labels, self._things, self._min_areas, confidence)
         field = torch.stack(fields).mean(0).numpy()
         heat, offset = field[0].copy(), field[1:].copy()
-        return group_by_centres(
-            labels, heat, offset, float(CELL), self._things, self._min_areas, Grouping(), confidence
-        )
+        unit = shape[1] / heat.shape[1]
+        return group_by_centres(labels, heat, offset, unit, self._things, self._min_areas, Grouping(), confidence)
 
     def close(self) -> None:
         """Nothing is held open."""
@@ -73,7 +72,7 @@ class CheckpointModel:
     def _view(
         self, image: NDArray[np.uint8], size: Size, flip: bool, shape: tuple[int, int]
     ) -> tuple[Tensor, Tensor | None]:
-        """One look at the picture: probabilities (classes, h, w) and, on cells, (3, h/4, w/4): heat, dy, dx [px]."""
+        """One look at the picture: probabilities (classes, h, w) and, on cells, (3, h/t, w/t): heat, dy, dx [px]."""
         x = _tensor(image, size)
         seen: Prediction = self._network(x.flip(-1) if flip else x)
         semantic = seen.semantic.flip(-1) if flip else seen.semantic
@@ -82,7 +81,8 @@ class CheckpointModel:
             return probability, None
         stretch = torch.tensor([1.0, shape[0] / size[1], (-1 if flip else 1) * shape[1] / size[0]])
         field = torch.cat((seen.centre, seen.offset), 1)
-        field = _scaled(field.flip(-1) if flip else field, (shape[0] // CELL, shape[1] // CELL))
+        cell = size[0] // field.shape[-1]
+        field = _scaled(field.flip(-1) if flip else field, (shape[0] // cell, shape[1] // cell))
         return probability, field[0] * stretch[:, None, None]
 
 

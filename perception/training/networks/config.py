@@ -17,6 +17,7 @@ PUBLISHED_WIDTH: dict[Kind, int] = {
     "deeplabv3": 256,  # of the ASPP
     "unet": 64,  # of the first level; each level below has twice as many
 }
+INSTANCE_STRIDE: dict[Kind, int] = {"realtime": 2, "panoptic-deeplab": 4}  # of centres and offsets, of kinds with them
 
 
 class NetworkConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

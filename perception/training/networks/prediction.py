@@ -20,7 +20,7 @@ class Prediction(NamedTuple):
     """Raw outputs for n images of h x w pixels; None where a network has no such head."""
 
     semantic: Tensor  # (n, classes, h/s, w/s) logits; s is the network's own
-    centre: Tensor | None = None  # (n, 1, h/4, w/4) heat, 1 at an instance's centre of mass
-    offset: Tensor | None = None  # (n, 2, h/4, w/4) (dy, dx) from a cell's centre to its instance's [input px]
+    centre: Tensor | None = None  # (n, 1, h/t, w/t) heat, 1 at an instance's centre of mass; t: config.INSTANCE_STRIDE
+    offset: Tensor | None = None  # (n, 2, h/t, w/t) (dy, dx) from a cell's centre to its instance's [input px]
     features: EncoderFeatures | None = None
-    auxiliary: Tensor | None = None  # (n, classes, h/t, w/t) logits of an earlier layer; only while training
+    auxiliary: Tensor | None = None  # (n, classes, h/u, w/u) logits of an earlier layer; only while training

@@ -1,25 +1,29 @@
-"""The node's own panoptic network: one encoder, one light ASPP, a semantic decoder up to 1/2 and an instance decoder.
+"""The node's own panoptic network: one encoder, one light ASPP, a semantic and an instance decoder, both up to 1/2.
 
 Panoptic-DeepLab (Cheng et al. 2020) runs two ASPPs and two decoders of 5x5 depthwise convolutions. Here both tasks
 share everything up to 1/8, the instance decoder is two dense 3x3 convolutions, and what is saved pays for a semantic
-refinement at 1/2, where poles and lane markings are still wider than a cell.
+refinement at 1/2, where poles and lane markings are still wider than a cell. Each cell of 1/4 tells the four centres
+and offsets of its quarters (Shi et al. 2016, sub-pixel convolution): two people side by side are two cells of 1/4 wide,
+which is too few to tell their centres apart.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from perception.training.networks.deeplab import LightASPP, conv_bn_relu, resize_like, separable
 from perception.training.networks.input_size import require_multiple
 from perception.training.networks.mobilenet import MobileNetV2
 from perception.training.networks.prediction import EncoderFeatures, Prediction
 
+QUARTERS = 4  # of a cell of 1/4, in row order
 OFFSET_UNIT = 32.0  # [px] the offset head speaks in these, so that its weights need not grow to be heard
 
 
 class RealtimePanoptic(nn.Module):
-    """MobileNetV2 at output stride 16, semantic logits at 1/2, centres and offsets at 1/4, features.
+    """MobileNetV2 at output stride 16, semantic logits, centres and offsets at 1/2, features.
 
     The keys are the backbone's features before its last stage: what follows is trained to make two cars look alike,
     and label propagation on DAVIS finds things again better by these than by the ASPP's output, which is the context.
@@ -48,8 +52,8 @@ class RealtimePanoptic(nn.Module):
         self.refine = nn.Conv2d(32, classes, 1)
         self.instance8 = conv_bn_relu(width, 64)
         self.instance4 = nn.Sequential(conv_bn_relu(64 + 32, 48, kernel=3), conv_bn_relu(48, 32, kernel=3))
-        self.centre = nn.Conv2d(32, 1, 1)
-        self.offset = nn.Conv2d(32, 2, 1)
+        self.centre = nn.Conv2d(32, 1 * QUARTERS, 3, padding=1)
+        self.offset = nn.Conv2d(32, 2 * QUARTERS, 3, padding=1)
         for start in (self.refine, self.centre):
             # The refinement starts as no change to the logits at 1/4; most of the centres' target is 0 and weighs 200.
             nn.init.zeros_(start.weight)
@@ -64,8 +68,8 @@ class RealtimePanoptic(nn.Module):
         y4 = self.fuse4(torch.cat((resize_like(y8, skip4), skip4), 1))
         instance = self.instance4(torch.cat((resize_like(self.instance8(y8), skip4), skip4), 1))
         auxiliary = self.auxiliary(y8) if self.training else None
-        offset = OFFSET_UNIT * self.offset(instance)
-        return Prediction(self._semantic(y4, f2), self.centre(instance), offset, features, auxiliary)
+        centre, offset = F.pixel_shuffle(self.centre(instance), 2), F.pixel_shuffle(self.offset(instance), 2)
+        return Prediction(self._semantic(y4, f2), centre, OFFSET_UNIT * offset, features, auxiliary)
 
     def encode(self, x: Tensor) -> EncoderFeatures:
         """The features of `forward`, without the decoders."""
