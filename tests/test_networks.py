@@ -19,7 +19,7 @@ from torch.nn import functional as F  # noqa: E402
 
 from perception.errors import ModelError  # noqa: E402
 from perception.training.networks import NetworkConfig, build_network  # noqa: E402
-from perception.training.networks.config import PUBLISHED_WIDTH  # noqa: E402
+from perception.training.networks.config import INSTANCE_STRIDE, PUBLISHED_WIDTH  # noqa: E402
 from perception.training.networks.depthwise import DepthwiseConv2d  # noqa: E402
 from perception.training.networks.mobilenet import MobileNetV2  # noqa: E402
 from perception.training.networks.panoptic_deeplab import PanopticDeepLab  # noqa: E402
@@ -344,6 +344,22 @@ def test_realtime_outputs_have_the_promised_sizes():
     expected = {"semantic": (CLASSES, 32, 48), "centre": (1, 32, 48), "offset": (2, 32, 48)}
     expected |= {"keys": (96, 4, 6), "context": (128, 4, 6), "fine8": (32, 8, 12), "fine4": (24, 16, 24)}
     assert shapes(RealtimePanoptic(CLASSES).eval(), 64, 96) == expected
+
+
+@pytest.mark.parametrize("kind", INSTANCE_STRIDE)
+@torch.no_grad()
+def test_centres_and_offsets_have_the_stride_that_targets_are_made_for(kind):
+    seen = build_network(NetworkConfig(kind=kind, width=WIDTH), CLASSES).eval()(torch.zeros(1, 3, 64, 96))
+    grid = (64 // INSTANCE_STRIDE[kind], 96 // INSTANCE_STRIDE[kind])
+    assert (seen.centre.shape, seen.offset.shape) == ((1, 1, *grid), (1, 2, *grid))
+
+
+@torch.no_grad()
+def test_a_cell_of_a_quarter_tells_its_four_quarters_in_row_order():
+    net = RealtimePanoptic(CLASSES, WIDTH).eval()
+    net.centre.load_state_dict({"weight": torch.zeros(4, 32, 3, 3), "bias": torch.arange(1.0, 5.0)})
+    centre = net(torch.zeros(1, 3, 32, 48)).centre
+    assert torch.equal(centre, torch.tensor([[1.0, 2.0], [3.0, 4.0]]).tile(8, 12)[None, None])
 
 
 @torch.no_grad()

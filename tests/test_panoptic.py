@@ -86,6 +86,10 @@ def test_a_plateau_is_one_centre(size, kernel):
     assert find_centres(heat, 0.1, kernel, 200).cells.tolist() == [[4, 6]]
 
 
+def test_a_whole_map_of_one_heat_is_one_centre():
+    assert find_centres(np.full((176, 320), 0.5, np.float32), 0.1, 3, 200).cells.tolist() == [[0, 0]]
+
+
 def test_equal_maxima_within_a_window_are_one_centre():
     heat = np.zeros((9, 9), np.float32)
     heat[4, 2] = heat[4, 5] = 0.5

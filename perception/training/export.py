@@ -121,7 +121,10 @@ class BytesToLabels(nn.Module):
 
 
 class BytesToPanoptic(BytesToLabels):
-    """As `BytesToLabels`, then centre (1, 1, h/t, w/t), offset (1, 2, h/t, w/t) [px] and the encoder's features."""
+    """As `BytesToLabels`, then centre (1, 1, h/t, w/t), offset (1, 2, h/t, w/t) [px] and the encoder's features.
+
+    t is the network's own stride of them, see `networks.config.INSTANCE_STRIDE`.
+    """
 
     outputs = PANOPTIC_OUTPUTS
 
