@@ -47,12 +47,13 @@ def claim(carried: Carried, followed: Sequence[int], before: NDArray[np.int64], 
     slots = len(carried.presence)
     if not followed:
         return no_claim((carried.masks.shape[1], carried.masks.shape[2]), slots)
-    is_first = followed[-1] + 1 == len(followed)  # slots are handed out from the lowest on: mostly nothing is copied
-    masks = carried.masks[: len(followed)] if is_first else carried.masks[list(followed)]
+    rows = np.array(followed)
+    # Slots are handed out from the lowest on, so that mostly nothing is copied.
+    masks = carried.masks[: len(rows)] if rows[-1] < len(rows) else carried.masks[rows]
     # The background has what is left of 1. Reductions run as fast as memory, argmax does not: only where it is needed.
     taken = np.flatnonzero(masks.max(0) > 1 - masks.sum(0))
     winner = np.zeros(masks.shape[1:], np.int64)
-    winner.flat[taken] = np.array(followed)[masks.reshape(len(masks), -1)[:, taken].argmax(0)] + 1
+    winner.flat[taken] = rows[masks.reshape(len(rows), -1)[:, taken].argmax(0)] + 1
     counts = np.bincount(winner.ravel(), minlength=slots + 1)[1:]
     shown = (counts >= rules.least_cells) & (counts >= rules.shrunk * before) & (carried.presence >= rules.present)
     return Claim(winner * np.append(False, shown)[winner], np.where(shown, counts, 0), shown)
