@@ -25,10 +25,10 @@ def test_a_birth_waits_for_its_hits():
 
 
 def test_an_unsure_detection_begins_no_track():
-    assert Walk().step(view(CAR, score=0.49)).tracks == ()
+    assert Walk().step(view(CAR, score=0.45)).tracks == ()
 
 
-@pytest.mark.parametrize(("score", "tracks"), [(0.65, [1, 2]), (0.75, [1, 2, 3])])
+@pytest.mark.parametrize(("score", "tracks"), [(0.64, [1, 2]), (0.65, [1, 2, 3])])
 def test_a_detection_over_several_things_begins_a_track_only_where_it_is_sure(score: float, tracks: list[int]):
     walk = Walk()
     for _ in range(3):

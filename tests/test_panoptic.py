@@ -16,8 +16,8 @@ from perception.errors import ConfigError, ModelError
 from perception.models.card import Grouping, find
 from perception.models.centres import Centres, assign, find_centres
 from perception.models.grouping import REFERENCE_AREA, group_things
-from perception.models.merging import merge, thing_cells
-from perception.models.panoptic import PanopticModel, group_by_centres
+from perception.models.merging import Evidence, merge, thing_cells
+from perception.models.panoptic import REACH_CELLS, PanopticModel, group_by_centres
 from perception.models.small_stuff import settle_small_stuff
 from perception.types import VOID, Features, Panoptic
 from tests.fakes import tiny_model
@@ -62,7 +62,7 @@ def test_merging_gives_what_the_reference_gives():
     labels = np.array([[0, 0, 0, 0], [0, 1, 1, 0], [0, 2, 2, 0], [2, 2, 3, 3]], np.uint8)
     instances = np.array([[0] * 4, [0] * 4, [0, 1, 1, 0], [2, 2, 3, 3]], np.uint16)
     settle_small_stuff(labels, [2, 3], [], Grouping(stuff_area=3 * REFERENCE_AREA // labels.size))
-    seen = merge(labels, thing_cells(labels, [2, 3], (4, 4)), instances, np.ones(4, np.float32), NO_LIMIT)
+    seen = merge(labels, thing_cells(labels, [2, 3], (4, 4)), instances, Evidence(np.ones(4, np.float32)), NO_LIMIT)
     wanted = [[0, 0, 0, 0], [0, 65280, 65280, 0], [0, 513, 513, 0], [514, 514, 769, 769]]
     assert panoptic_ids(seen, 256).tolist() == wanted
 
@@ -168,7 +168,9 @@ def test_without_a_centre_nobody_is_lost():
     nothing = np.zeros((20, 40), np.float32)
     seen = group_by_centres(labels, nothing, np.zeros((2, 20, 40), np.float32), 4.0, [PEDESTRIAN], NO_LIMIT, Grouping())
     assert [s.area_px for s in seen.segments] == [400, 400]
-    assert {s.score for s in seen.segments} == {round(Grouping().threshold ** Grouping().heat_power, 4)}
+    agreement = 1 / (1 + (REACH_CELLS * 4 / (Grouping().vote_spread * 20)) ** 2)
+    score = Grouping().threshold ** Grouping().heat_power * agreement
+    assert [s.score for s in seen.segments] == pytest.approx([score, score], abs=1e-4)
 
 
 def test_a_missed_centre_does_not_join_things_that_are_far_apart():
@@ -213,6 +215,19 @@ def test_score_is_confidence_times_heat_to_the_card_s_power(power, score):
     half, rules = (heat / 2).astype(np.float32), Grouping(heat_power=power)
     seen = group_by_centres(labels, half, offset, 4.0, [CAR], NO_LIMIT, rules, confidence)
     assert [s.score for s in seen.segments] == pytest.approx([score, score], abs=0.01)
+
+
+@pytest.mark.parametrize(("spread", "score"), [(0, 1), (0.3, 0.5), (0.6, 0.8)])
+def test_score_falls_as_the_votes_stray_from_the_centre(spread, score):
+    """A square of 40 px whose votes are all 12 px beside its centre: 0.3 of its side."""
+    labels, instances = np.zeros((80, 80), np.uint8), np.zeros((80, 80), np.uint16)
+    labels[20:60, 20:60], instances[20:60, 20:60] = CAR, 1
+    heat, offset = truth_outputs(instances)
+    row, column = np.argwhere(heat == heat.max())[0] * 4
+    offset[0], offset[1] = row - np.arange(0, 80, 4)[:, None], column + 12 - np.arange(0, 80, 4)
+    heat[:] = np.where(heat == heat.max(), 1, 0)
+    seen = group_by_centres(labels, heat, offset, 4.0, [CAR], NO_LIMIT, Grouping(vote_spread=spread))
+    assert [s.score for s in seen.segments] == pytest.approx([score], abs=0.01)
 
 
 def test_small_stuff_is_void_where_the_card_asks_for_it():

@@ -77,6 +77,7 @@ class Grouping(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     kernel: Annotated[int, msgspec.Meta(ge=1, le=31)] = 3  # two centres are further apart than half of it [cells], odd
     most: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 200  # centres in one image; the hottest are kept
     heat_power: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.2  # of a centre's heat in its segment's score
+    vote_spread: Annotated[float, msgspec.Meta(ge=0, le=10)] = 0.3  # of votes [sides] that halves a score; 0: none
     stuff_area: Annotated[int, msgspec.Meta(ge=0)] = 0  # a stuff class with fewer pixels is none [px at 640x360]
     small_stuff: Literal["void", "neighbour"] = "void"  # what its pixels become
     kept: tuple[str, ...] = ()  # stuff that stays however small

@@ -40,6 +40,15 @@ class Parts(NamedTuple):
     number: NDArray[np.uint16]  # the segment that the part belongs to, 0 where it is noise
 
 
+class Evidence(NamedTuple):
+    """What a segment's score is made of."""
+
+    heat: NDArray[np.float32]  # (K + 1,) in [0, 1], how sure each instance's centre is, at 0 that of things without one
+    confidence: NDArray | None = None  # (h', w') probability of the winning class, uint8 or float; None counts as 1
+    stray: NDArray[np.float32] | None = None  # (h, w) how far each cell's vote is from its centre [px]
+    spread: float = 0.0  # mean stray [sides of a square as large as the segment] that halves its score; 0: none
+
+
 def thing_cells(labels: NDArray[np.uint8], things: Iterable[int], grid: tuple[int, ...]) -> list[ClassCells]:
     """The thing classes that are in a map, on a grid (h, w) of whole cells."""
     step = labels.shape[0] // grid[0]
@@ -66,9 +75,8 @@ def merge(
     labels: NDArray[np.uint8],
     cells: Sequence[ClassCells],
     instances: NDArray[np.uint16],
-    heat: NDArray[np.float32],
+    evidence: Evidence,
     min_areas: Sequence[int],
-    confidence: NDArray | None = None,
 ) -> Panoptic:
     """Segments, largest first; `labels` is changed where a part takes on the class of its instance.
 
@@ -76,13 +84,12 @@ def merge(
         labels: (H, W) class indices.
         cells: of the classes that are things; the grid is (h, w).
         instances: (h, w) instance k = 1..K of each cell, 0 where it has none: what is connected is one then.
-        heat: (K + 1,) in [0, 1], how sure each instance's centre is, at 0 that of things without one.
+        evidence: for the scores.
         min_areas: by class index, smallest segment at 640x360 [px]; scaled to the map's size.
-        confidence: (h', w') probability of the winning class as uint8 (0..255) or float, any size; None counts as 1.
     """
     if not cells:
         return Panoptic(labels, np.zeros(labels.shape, np.uint16), ())
-    numbers, most = [], len(heat) - 1
+    numbers, most = [], len(evidence.heat) - 1
     for c in cells:
         numbers.append(_instances_of(c, instances[c.window], most))
         most = max(most, int(numbers[-1].max()))
@@ -95,8 +102,7 @@ def merge(
         cv2.copyTo(_enlarged(grids[i], c.mask), c.mask, id_map[c.area])
         if (parts.owner[i] != i).any():
             _relabel(labels[c.area], c, grids[i], class_ids[parts.owner[i]][numbers[i]])
-    sure = None if confidence is None else _on_grid(confidence, instances.shape)
-    scores = _scores(cells, numbers, parts, heat, sure)
+    scores = _scores(cells, numbers, parts, evidence, instances.shape)
     return Panoptic(labels, id_map, _segments(id_map, cells, grids, parts, scores))
 
 
@@ -164,20 +170,26 @@ def _scores(
     cells: Sequence[ClassCells],
     numbers: Sequence[NDArray[np.uint16]],
     parts: Parts,
-    heat: NDArray[np.float32],
-    confidence: NDArray[np.float32] | None,
+    evidence: Evidence,
+    grid: tuple[int, ...],
 ) -> NDArray[np.float64]:
-    """(segments + 1,) mean confidence over a segment's pixels, times its heat (section 3.3's objectness)."""
-    count = parts.pixels.shape[1]
-    hot = np.full(count, heat[0], np.float64)
-    hot[1 : len(heat)] = heat[1:]
-    size = int(parts.number.max()) + 1
-    area, weighted = np.zeros(size), np.zeros(size)
+    """(segments + 1,) mean confidence over a segment's pixels, times its heat (section 3.3's objectness), times how
+    well its pixels agree on where its centre is.
+    """
+    count, size = parts.pixels.shape[1], int(parts.number.max()) + 1
+    hot = np.full(count, evidence.heat[0], np.float64)
+    hot[1 : len(evidence.heat)] = evidence.heat[1:]
+    confidence = None if evidence.confidence is None else _on_grid(evidence.confidence, grid)
+    area, weighted, strayed = np.zeros((3, size))
     for i, (c, n) in enumerate(zip(cells, numbers, strict=True)):
         sure = c.pixels if confidence is None else c.pixels * confidence[c.window]
         np.add.at(area, parts.number[i], parts.pixels[i])
         np.add.at(weighted, parts.number[i], _sums(n, sure, count) * hot)
-    return weighted / np.maximum(area, 1)
+        if evidence.stray is not None and evidence.spread:
+            np.add.at(strayed, parts.number[i], _sums(n, c.pixels * evidence.stray[c.window], count))
+    area = np.maximum(area, 1)
+    score = weighted / area
+    return score / (1 + (strayed / area / evidence.spread) ** 2 / area) if evidence.spread else score
 
 
 def _on_grid(confidence: NDArray, grid: tuple[int, ...]) -> NDArray[np.float32]:

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from perception.errors import ModelError
 from perception.models.card import Card, Grouping, ModelFiles
-from perception.models.centres import assign, find_centres
+from perception.models.centres import Centres, assign, find_centres
 from perception.models.graph import Graph, check_input, check_names
-from perception.models.merging import merge, thing_cells
+from perception.models.merging import ClassCells, Evidence, merge, thing_cells
 from perception.models.small_stuff import settle_small_stuff
 from perception.protocols import Engine
 from perception.stopwatch import Stopwatch
@@ -166,14 +166,29 @@ def group_by_centres(
         settle_small_stuff(labels, things, kept, grouping)
     cells = thing_cells(labels, things, heat.shape)
     centres = find_centres(heat, grouping.threshold, grouping.kernel, grouping.most)
-    instances = np.zeros(heat.shape, np.uint16)
-    if cells and len(centres.heat):
-        is_thing = np.zeros(heat.shape, bool)
-        for c in cells:
-            is_thing[c.window] |= c.pixels > 0
-        at = np.flatnonzero(is_thing)
+    instances, stray = _votes(cells, centres, offset, unit)
+    heats = np.clip(np.append(np.float32(grouping.threshold), centres.heat), 0, 1) ** np.float32(grouping.heat_power)
+    finer = labels.shape[0] / (heat.shape[0] * unit)  # pixels of the class map in one of the input
+    evidence = Evidence(heats, confidence, stray * np.float32(finer), grouping.vote_spread)
+    return merge(labels, cells, instances, evidence, min_areas)
+
+
+def _votes(
+    cells: Sequence[ClassCells], centres: Centres, offset: NDArray[np.float32], unit: float
+) -> tuple[NDArray[np.uint16], NDArray[np.float32]]:
+    """Of each cell with a thing in it, on the grid: the instance from 1, and how far its vote is from that centre [px].
+
+    Instance 0 is no centre within reach; such a vote strays by as much as it may.
+    """
+    instances, stray = np.zeros(offset.shape[1:], np.uint16), np.zeros(offset.shape[1:], np.float32)
+    is_thing = np.zeros(offset.shape[1:], bool)
+    for c in cells:
+        is_thing[c.window] |= c.pixels > 0
+    at = np.flatnonzero(is_thing)
+    reach = REACH_CELLS * unit + REACH_SHARE * np.hypot(*offset.reshape(2, -1)[:, at])
+    stray.reshape(-1)[at] = reach
+    if len(at) and len(centres.heat):
         nearest, distance = assign(centres, offset, at, unit)
-        reach = REACH_CELLS * unit + REACH_SHARE * np.hypot(*offset.reshape(2, -1)[:, at])
         instances.reshape(-1)[at] = np.where(distance <= reach, nearest + 1, 0)
-    heats = np.clip(np.append(np.float32(grouping.threshold), centres.heat), 0, 1)
-    return merge(labels, cells, instances, heats ** np.float32(grouping.heat_power), min_areas, confidence)
+        stray.reshape(-1)[at] = np.minimum(distance, reach)
+    return instances, stray

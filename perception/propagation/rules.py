@@ -9,10 +9,10 @@ from dataclasses import dataclass
 class FusionRules:
     """Every threshold of the fusion."""
 
-    birth_score: float = 0.68  # a detection below it begins no track
+    birth_score: float = 0.46  # a detection below it begins no track
     covered: float = 0.85  # share of a detection within a carried mask of its class that makes it a part of that
     taken: float = 0.3  # share of a detection where things of its class are carried already, from which on it takes
-    sure_birth_score: float = 0.75  # so much to begin a track: it may be several of them at once
+    sure_birth_score: float = 0.65  # so much to begin a track: it may be several of them at once
     present: float = 0.5  # presence below it: the thing is hidden
     shrunk: float = 0.15  # of its area in the frame before; less is a remnant of a thing that got hidden
     least_cells: int = 2  # a carried mask of fewer is nothing

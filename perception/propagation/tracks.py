@@ -49,7 +49,7 @@ class LiveTrack:
 
 def expected_iou(score: float) -> float:
     """What IoU a seen mask of this score has with the truth; fitted to `road`, docs/propagation.md shows how well."""
-    return float(np.clip(max(0.8 * score, 1.6 * score - 0.54), 0.0, 1.0))
+    return min(1.0, 1.06 * score)
 
 
 def as_class(segment: Segment, class_id: int) -> Segment:

@@ -66,8 +66,10 @@ def find_centres(heat: Tensor, shape: tuple[int, int], unit: float, grouping: Gr
     return Centres(rows, columns, writer.where(is_one, values, 0.0))
 
 
-def assign(centres: Centres, offset: Tensor, shape: tuple[int, int], unit: float) -> Tensor:
-    """(1, 2, h, w) offsets [px] -> (1, 1, h, w) the nearest centre, from 1; 0 where none is within reach.
+def assign(centres: Centres, offset: Tensor, shape: tuple[int, int], unit: float) -> tuple[Tensor, Tensor]:
+    """(1, 2, h, w) offsets [px] -> (1, 1, h, w) the nearest centre, from 1, and how far the vote strays from it [px].
+
+    0 is no centre within reach; such a vote strays by as much as it may.
 
     Squares are taken of differences, never multiplied out: TensorFloat-32 would round products of coordinates.
     """
@@ -78,8 +80,9 @@ def assign(centres: Centres, offset: Tensor, shape: tuple[int, int], unit: float
     squares = down * down + right * right
     nearest = writer.op("ArgMin", squares, axis=1, keepdims=1).cast(FLOAT)
     reach = REACH_CELLS * unit + REACH_SHARE * _sqrt(dy * dy + dx * dx)
-    is_near = _sqrt(squares.min(1)) <= reach
-    return writer.where(is_near, nearest + 1.0, 0.0).reshape(1, 1, h, w)
+    distance = _sqrt(squares.min(1))
+    instance = writer.where(distance <= reach, nearest + 1.0, 0.0)
+    return instance.reshape(1, 1, h, w), writer.op("Min", distance, reach).reshape(1, 1, h, w)
 
 
 def _sqrt(value: Tensor) -> Tensor:

@@ -89,15 +89,16 @@ def grouped(seen: Seen, card: Card, grid: Grid) -> Grouped:
     mask = labels.equals(_by_class(grid)).cast(FLOAT)  # (1, C, H, W)
     pixels = (mask.cell_mean(grid.step) * float(grid.step**2)).rounded()  # (1, C, h, w)
     centres = find_centres(seen.heat, grid.shape, unit, card.grouping)
-    number, one_hot = _instances_of(mask, pixels, assign(centres, seen.offset, grid.shape, unit), grid)
-    parts = _parts(one_hot, pixels, seen.confidence, grid)
+    nearest, stray = assign(centres, seen.offset, grid.shape, unit)
+    number, one_hot = _instances_of(mask, pixels, nearest, grid)
+    parts = _parts(one_hot, pixels, seen.confidence, stray * (grid.step / unit), grid)
     order, area = _ordered(parts, grid)
     segment = _segment_of_part(order, area, parts, grid)
     instances, labels = _painted(labels, mask, number, segment, parts.owner, grid)
     hot = writer.op("Concat", centres.heat, np.full((1, REGIONS), card.grouping.threshold, np.float32), axis=1)
     hot, power = _in_unit(hot), card.grouping.heat_power
     hot = hot if power == 1 else writer.op("Pow", hot, np.float32(power))
-    return Grouped(labels, instances, _segments(order, area, parts, segment, hot, grid))
+    return Grouped(labels, instances, _segments(order, area, parts, segment, hot, card.grouping.vote_spread, grid))
 
 
 def _by_class(grid: Grid) -> np.ndarray:
@@ -159,21 +160,22 @@ class Parts:
 
     pixels: Tensor
     sure: Tensor  # the same times confidence
+    strayed: Tensor  # the same times how far votes are from their centre [px]
     is_thing: Tensor  # bool: large enough to be a thing of its own class
     owner: Tensor  # place 0..C-1 of the class that the part takes on
 
 
-def _parts(one_hot: Tensor, pixels: Tensor, confidence: Tensor | None, grid: Grid) -> Parts:
+def _parts(one_hot: Tensor, pixels: Tensor, confidence: Tensor | None, stray: Tensor, grid: Grid) -> Parts:
     writer, count = pixels.writer, len(grid.things)
     sure = pixels if confidence is None else pixels * confidence
-    both = writer.op("Concat", *(t.reshape(count, grid.cells, 1) for t in (pixels, sure)), axis=2)
-    # Whole numbers up to step^2 and ones: exact in TensorFloat-32 too.
-    sums = writer.op("MatMul", one_hot.cast(FLOAT), both)
-    area, certain = (sums.slices([i], [i + 1], [2], [1]).reshape(count, grid.numbers) for i in (0, 1))
+    summed = (t.reshape(count, grid.cells, 1) for t in (pixels, sure, pixels * stray))
+    # Of the pixels, whole numbers up to step^2, and ones: exact in TensorFloat-32 too.
+    sums = writer.op("MatMul", one_hot.cast(FLOAT), writer.op("Concat", *summed, axis=2))
+    area, certain, strayed = (sums.slices([i], [i + 1], [2], [1]).reshape(count, grid.numbers) for i in range(3))
     area = area.rounded()
     is_thing = area >= np.array(grid.least, np.float32).reshape(-1, 1)
     mode = writer.op("ArgMax", area, axis=0, keepdims=1).cast(FLOAT)
-    return Parts(area, certain, is_thing, writer.where(is_thing, _places(grid), mode))
+    return Parts(area, certain, strayed, is_thing, writer.where(is_thing, _places(grid), mode))
 
 
 def _places(grid: Grid) -> np.ndarray:
@@ -230,13 +232,22 @@ def _looked_up(table: Tensor, number: Tensor, grid: Grid) -> Tensor:
     return padded.take(number + (_places(grid) * (grid.numbers + 1)).reshape(1, -1, 1, 1))
 
 
-def _segments(order: Tensor, area: Tensor, parts: Parts, segment: Tensor, hot: Tensor, grid: Grid) -> Tensor:
-    """(1, MOST, 3): mean confidence over a segment's pixels times its heat is its score."""
+def _segments(
+    order: Tensor, area: Tensor, parts: Parts, segment: Tensor, hot: Tensor, spread: float, grid: Grid
+) -> Tensor:
+    """(1, MOST, 3): mean confidence over a segment's pixels times its heat times how well they agree is its score."""
     writer, most = order.writer, _most(grid)
     ranks = np.arange(1, most + 1, dtype=np.float32).reshape(-1, 1)
     is_of = segment.reshape(1, -1).equals(ranks)  # (T, C * M)
-    weighted = writer.where(is_of, (parts.sure * hot).reshape(1, -1), 0.0).sum(1).reshape(1, most)
-    score = writer.where(area > 0.5, weighted / writer.op("Max", area, np.float32(1)), 0.0)
+    weighted, strayed = (
+        writer.where(is_of, part.reshape(1, -1), 0.0).sum(1).reshape(1, most)
+        for part in (parts.sure * hot, parts.strayed)
+    )
+    least = writer.op("Max", area, np.float32(1))
+    score = writer.where(area > 0.5, weighted / least, 0.0)
+    if spread:
+        disagreement = strayed / least * (1 / spread)
+        score = score / (disagreement * disagreement / least + 1.0)
     place = ((order + 0.5) / float(grid.numbers)).floor().reshape(-1)
     columns = (_class_of(place, grid).reshape(1, most, 1), score.reshape(1, most, 1), area.reshape(1, most, 1))
     table = writer.op("Concat", *columns, axis=2)
