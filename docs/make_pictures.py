@@ -30,6 +30,7 @@ STAGES = (
     "5: decoders\na quarter of val",
     "6: decoders",
     "7: four times\nthe IDD",
+    "8: half\nrendered",
 )
 CURVES = ("miou", "lane marking", "pedestrian", "car", "sign", "pole")
 SEEDS_AND_SECONDS = ((0, 9.9), (21, 4.9), (8, 6.9), (5, 2.9))
@@ -126,7 +127,7 @@ def training() -> Path:
     rows = list(csv.DictReader((DOCS / "road-training.csv").open()))
     stages = [list(group) for _, group in groupby(rows, lambda row: row["stage"])]
     widths = [max(6, len(stage)) for stage in stages]  # room for the titles
-    figure, axes = plt.subplots(1, len(stages), sharey=True, width_ratios=widths, figsize=(12, 4), layout="constrained")
+    figure, axes = plt.subplots(1, len(stages), sharey=True, width_ratios=widths, figsize=(13, 4), layout="constrained")
     for axis, stage, title in zip(axes, stages, STAGES, strict=True):
         steps = [int(row["step"]) for row in stage]
         for name in CURVES:
