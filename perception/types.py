@@ -33,7 +33,7 @@ class Segment:
     """One thing that the network saw in one image."""
 
     class_id: int  # index into the model card's classes
-    score: float  # mean confidence over its pixels, times its centre's heat where the network gives one; [0, 1]
+    score: float  # [0, 1] mean confidence of its pixels; with centres, times their heat and how well pixels agree on them
     area_px: int  # [mask px]
     box_xyxy: tuple[int, int, int, int]  # half open [mask px]
 

@@ -174,7 +174,7 @@ def _scores(
     grid: tuple[int, ...],
 ) -> NDArray[np.float64]:
     """(segments + 1,) mean confidence over a segment's pixels, times its heat (section 3.3's objectness), times how
-    well its pixels agree on where its centre is.
+    well its pixels agree on where its centre is: one that lies over two things has votes for both.
     """
     count, size = parts.pixels.shape[1], int(parts.number.max()) + 1
     hot = np.full(count, evidence.heat[0], np.float64)

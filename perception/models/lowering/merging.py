@@ -235,7 +235,7 @@ def _looked_up(table: Tensor, number: Tensor, grid: Grid) -> Tensor:
 def _segments(
     order: Tensor, area: Tensor, parts: Parts, segment: Tensor, hot: Tensor, spread: float, grid: Grid
 ) -> Tensor:
-    """(1, MOST, 3): mean confidence over a segment's pixels times its heat times how well they agree is its score."""
+    """(1, MOST, 3): mean confidence over a segment's pixels, its heat and how well they agree make its score."""
     writer, most = order.writer, _most(grid)
     ranks = np.arange(1, most + 1, dtype=np.float32).reshape(-1, 1)
     is_of = segment.reshape(1, -1).equals(ranks)  # (T, C * M)
