@@ -33,7 +33,7 @@ class Segment:
     """One thing that the network saw in one image."""
 
     class_id: int  # index into the model card's classes
-    score: float  # [0, 1] mean confidence of its pixels; with centres, times their heat and how well pixels agree on them
+    score: float  # [0, 1] mean confidence of its pixels; with centres, times heat and how well pixels agree
     area_px: int  # [mask px]
     box_xyxy: tuple[int, int, int, int]  # half open [mask px]
 
