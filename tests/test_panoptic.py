@@ -62,7 +62,13 @@ def test_merging_gives_what_the_reference_gives():
     labels = np.array([[0, 0, 0, 0], [0, 1, 1, 0], [0, 2, 2, 0], [2, 2, 3, 3]], np.uint8)
     instances = np.array([[0] * 4, [0] * 4, [0, 1, 1, 0], [2, 2, 3, 3]], np.uint16)
     settle_small_stuff(labels, [2, 3], [], Grouping(stuff_area=3 * REFERENCE_AREA // labels.size))
-    seen = merge(labels, thing_cells(labels, [2, 3], (4, 4)), instances, Evidence(np.ones(4, np.float32)), NO_LIMIT)
+    seen = merge(
+        labels,
+        thing_cells(labels, [2, 3], (4, 4)),
+        instances,
+        Evidence(np.ones(4, np.float32), np.zeros((4, 4), np.float32)),
+        NO_LIMIT,
+    )
     wanted = [[0, 0, 0, 0], [0, 65280, 65280, 0], [0, 513, 513, 0], [514, 514, 769, 769]]
     assert panoptic_ids(seen, 256).tolist() == wanted
 

@@ -44,9 +44,8 @@ class Evidence(NamedTuple):
     """What a segment's score is made of."""
 
     heat: NDArray[np.float32]  # (K + 1,) in [0, 1], how sure each instance's centre is, at 0 that of things without one
+    stray: NDArray[np.float32]  # (h, w) how far each cell's vote is from its centre, times `Grouping.vote_weight`
     confidence: NDArray | None = None  # (h', w') probability of the winning class, uint8 or float; None counts as 1
-    stray: NDArray[np.float32] | None = None  # (h, w) how far each cell's vote is from its centre [px]
-    spread: float = 0.0  # mean stray [sides of a square as large as the segment] that halves its score; 0: none
 
 
 def thing_cells(labels: NDArray[np.uint8], things: Iterable[int], grid: tuple[int, ...]) -> list[ClassCells]:
@@ -185,11 +184,9 @@ def _scores(
         sure = c.pixels if confidence is None else c.pixels * confidence[c.window]
         np.add.at(area, parts.number[i], parts.pixels[i])
         np.add.at(weighted, parts.number[i], _sums(n, sure, count) * hot)
-        if evidence.stray is not None and evidence.spread:
-            np.add.at(strayed, parts.number[i], _sums(n, c.pixels * evidence.stray[c.window], count))
+        np.add.at(strayed, parts.number[i], _sums(n, c.pixels * evidence.stray[c.window], count))
     area = np.maximum(area, 1)
-    score = weighted / area
-    return score / (1 + (strayed / area / evidence.spread) ** 2 / area) if evidence.spread else score
+    return weighted / area / (1 + (strayed / area) ** 2 / area)
 
 
 def _on_grid(confidence: NDArray, grid: tuple[int, ...]) -> NDArray[np.float32]:

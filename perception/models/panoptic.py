@@ -168,9 +168,8 @@ def group_by_centres(
     centres = find_centres(heat, grouping.threshold, grouping.kernel, grouping.most)
     instances, stray = _votes(cells, centres, offset, unit)
     heats = np.clip(np.append(np.float32(grouping.threshold), centres.heat), 0, 1) ** np.float32(grouping.heat_power)
-    finer = labels.shape[0] / (heat.shape[0] * unit)  # pixels of the class map in one of the input
-    evidence = Evidence(heats, confidence, stray * np.float32(finer), grouping.vote_spread)
-    return merge(labels, cells, instances, evidence, min_areas)
+    weight = grouping.vote_weight(labels.shape[0] / (heat.shape[0] * unit))
+    return merge(labels, cells, instances, Evidence(heats, stray * np.float32(weight), confidence), min_areas)
 
 
 def _votes(

@@ -91,14 +91,14 @@ def grouped(seen: Seen, card: Card, grid: Grid) -> Grouped:
     centres = find_centres(seen.heat, grid.shape, unit, card.grouping)
     nearest, stray = assign(centres, seen.offset, grid.shape, unit)
     number, one_hot = _instances_of(mask, pixels, nearest, grid)
-    parts = _parts(one_hot, pixels, seen.confidence, stray * (grid.step / unit), grid)
+    parts = _parts(one_hot, pixels, seen.confidence, stray * card.grouping.vote_weight(grid.step / unit), grid)
     order, area = _ordered(parts, grid)
     segment = _segment_of_part(order, area, parts, grid)
     instances, labels = _painted(labels, mask, number, segment, parts.owner, grid)
     hot = writer.op("Concat", centres.heat, np.full((1, REGIONS), card.grouping.threshold, np.float32), axis=1)
     hot, power = _in_unit(hot), card.grouping.heat_power
     hot = hot if power == 1 else writer.op("Pow", hot, np.float32(power))
-    return Grouped(labels, instances, _segments(order, area, parts, segment, hot, card.grouping.vote_spread, grid))
+    return Grouped(labels, instances, _segments(order, area, parts, segment, hot, grid))
 
 
 def _by_class(grid: Grid) -> np.ndarray:
@@ -160,7 +160,7 @@ class Parts:
 
     pixels: Tensor
     sure: Tensor  # the same times confidence
-    strayed: Tensor  # the same times how far votes are from their centre [px]
+    strayed: Tensor  # the same times how far votes are from their centre, weighted as in `Evidence`
     is_thing: Tensor  # bool: large enough to be a thing of its own class
     owner: Tensor  # place 0..C-1 of the class that the part takes on
 
@@ -232,9 +232,7 @@ def _looked_up(table: Tensor, number: Tensor, grid: Grid) -> Tensor:
     return padded.take(number + (_places(grid) * (grid.numbers + 1)).reshape(1, -1, 1, 1))
 
 
-def _segments(
-    order: Tensor, area: Tensor, parts: Parts, segment: Tensor, hot: Tensor, spread: float, grid: Grid
-) -> Tensor:
+def _segments(order: Tensor, area: Tensor, parts: Parts, segment: Tensor, hot: Tensor, grid: Grid) -> Tensor:
     """(1, MOST, 3): mean confidence over a segment's pixels, its heat and how well they agree make its score."""
     writer, most = order.writer, _most(grid)
     ranks = np.arange(1, most + 1, dtype=np.float32).reshape(-1, 1)
@@ -245,9 +243,8 @@ def _segments(
     )
     least = writer.op("Max", area, np.float32(1))
     score = writer.where(area > 0.5, weighted / least, 0.0)
-    if spread:
-        disagreement = strayed / least * (1 / spread)
-        score = score / (disagreement * disagreement / least + 1.0)
+    disagreement = strayed / least
+    score = score / (disagreement * disagreement / least + 1.0)
     place = ((order + 0.5) / float(grid.numbers)).floor().reshape(-1)
     columns = (_class_of(place, grid).reshape(1, most, 1), score.reshape(1, most, 1), area.reshape(1, most, 1))
     table = writer.op("Concat", *columns, axis=2)
