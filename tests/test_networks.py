@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from perception.errors import ModelError  # noqa: E402
 from perception.training.networks import NetworkConfig, build_network  # noqa: E402
 from perception.training.networks.config import INSTANCE_STRIDE, PUBLISHED_WIDTH  # noqa: E402
 from perception.training.networks.depthwise import DepthwiseConv2d  # noqa: E402
+from perception.training.networks.efficientnet import EfficientNetLite, load_published  # noqa: E402
 from perception.training.networks.mobilenet import MobileNetV2  # noqa: E402
 from perception.training.networks.panoptic_deeplab import PanopticDeepLab  # noqa: E402
 from perception.training.networks.realtime import RealtimePanoptic  # noqa: E402
@@ -99,7 +101,7 @@ def test_outputs_have_the_promised_sizes(kind, backbone, stride):
     assert shapes(build(NetworkConfig(kind, backbone, stride, WIDTH)), 64, 96) == expected
 
 
-@pytest.mark.parametrize("backbone", [MobileNetV2, ResNet])
+@pytest.mark.parametrize("backbone", [MobileNetV2, ResNet, partial(EfficientNetLite, 0)])
 @pytest.mark.parametrize("stride", [8, 16, 32])
 @torch.no_grad()
 def test_a_backbone_s_features_lie_at_its_strides_with_its_channels(backbone, stride):
@@ -131,7 +133,7 @@ def test_the_divisor_is_the_output_stride(stride):
     ("config", "says"),
     [
         (NetworkConfig("realtime", output_stride=8), "realtime: output_stride is 8; it has no choice: leave it at 16"),
-        (NetworkConfig("realtime", "resnet"), "backbone is 'resnet'; it has no choice: leave it at 'mobilenetv2'"),
+        (NetworkConfig("realtime", "resnet"), "backbone is 'resnet'; it takes 'mobilenetv2' or 'efficientnet-lite0'"),
         (NetworkConfig("unet", "resnet"), "unet: backbone is 'resnet'"),
         (NetworkConfig("panoptic-deeplab", output_stride=8), "output_stride is 8; it takes 16 or 32"),
         (NetworkConfig("deeplabv3+", padding="valid"), "padding is 'valid'"),
@@ -170,6 +172,41 @@ def test_a_file_cannot_say_what_a_configuration_cannot_hold(text):
 def test_mobilenetv2_has_the_published_parameters():
     top, classifier = 320 * 1280 + 2 * 1280, 1281 * 1000  # what the classification network adds
     assert parameters(MobileNetV2()) + top + classifier == 3_504_872
+
+
+@pytest.mark.parametrize(("version", "published"), [(0, 4.65e6), (1, 5.42e6), (2, 6.09e6), (3, 8.20e6), (4, 13.01e6)])
+def test_efficientnet_lite_has_the_published_parameters(version, published):
+    net = EfficientNetLite(version)
+    last = net.channels[-1]
+    found = parameters(net) + last * 1280 + 2 * 1280 + 1281 * 1000  # with what the classification network adds
+    assert abs(found - published) < 0.005e6
+
+
+@torch.no_grad()
+def test_efficientnet_lite_starts_from_the_published_weights(tmp_path):
+    """Its batch norms are folded with the epsilon that they were trained with."""
+    net, state = EfficientNetLite(0, 32).eval(), {}
+    names = {0: ("_conv_stem", "_bn0")}
+    for i, (conv, _) in enumerate(net.convolutions()):
+        layer, norm = names.get(i, (f"_blocks.{i}._depthwise_conv", f"_blocks.{i}._bn1"))
+        state[f"{layer}.weight"] = torch.randn_like(conv.weight)
+        for key in ("weight", "bias", "running_mean", "running_var"):
+            state[f"{norm}.{key}"] = torch.rand(conv.out_channels) + 0.01
+    torch.save(state, tmp_path / "w.pth")
+    load_published(net, tmp_path / "w.pth")
+    x = torch.randn(1, 3, 32, 32)
+    y = nn.functional.conv2d(x, state["_conv_stem.weight"], None, 2, 1)
+    statistics = [state[f"_bn0.{key}"] for key in ("running_mean", "running_var", "weight", "bias")]
+    expected = nn.functional.batch_norm(y, *statistics, eps=1e-3).clamp(0, 6)
+    assert torch.allclose(net.stem(x), expected, atol=2e-4)
+
+
+def test_published_weights_of_another_size_are_refused(tmp_path):
+    state = {"_conv_stem.weight": torch.zeros(40, 3, 3, 3)}
+    state |= {f"_bn0.{key}": torch.ones(40) for key in ("weight", "bias", "running_mean", "running_var")}
+    torch.save(state, tmp_path / "w.pth")
+    with pytest.raises(ModelError, match=r"w\.pth: layer 00 has shape \(40, 3, 3, 3\), not \(32, 3, 3, 3\)"):
+        load_published(EfficientNetLite(0), tmp_path / "w.pth")
 
 
 def test_resnet_is_dense_and_rectified_only():
@@ -343,7 +380,7 @@ def test_a_mirrored_image_is_one_that_the_valid_pass_takes(h, w):
 def test_realtime_outputs_have_the_promised_sizes():
     expected = {"semantic": (CLASSES, 32, 48), "centre": (1, 32, 48), "offset": (2, 32, 48)}
     expected |= {"keys": (96, 4, 6), "context": (128, 4, 6), "fine8": (32, 8, 12), "fine4": (24, 16, 24)}
-    assert shapes(RealtimePanoptic(CLASSES).eval(), 64, 96) == expected
+    assert shapes(RealtimePanoptic(MobileNetV2(), CLASSES).eval(), 64, 96) == expected
 
 
 @pytest.mark.parametrize("kind", INSTANCE_STRIDE)
@@ -356,7 +393,7 @@ def test_centres_and_offsets_have_the_stride_that_targets_are_made_for(kind):
 
 @torch.no_grad()
 def test_a_cell_of_a_quarter_tells_its_four_quarters_in_row_order():
-    net = RealtimePanoptic(CLASSES, WIDTH).eval()
+    net = RealtimePanoptic(MobileNetV2(), CLASSES, WIDTH).eval()
     net.centre.load_state_dict({"weight": torch.zeros(4, 32, 3, 3), "bias": torch.arange(1.0, 5.0)})
     centre = net(torch.zeros(1, 3, 32, 48)).centre
     assert torch.equal(centre, torch.tensor([[1.0, 2.0], [3.0, 4.0]]).tile(8, 12)[None, None])
@@ -364,7 +401,7 @@ def test_a_cell_of_a_quarter_tells_its_four_quarters_in_row_order():
 
 @torch.no_grad()
 def test_realtime_gives_auxiliary_logits_in_training_only():
-    net = RealtimePanoptic(CLASSES, WIDTH)
+    net = RealtimePanoptic(MobileNetV2(), CLASSES, WIDTH)
     x = torch.zeros(2, 3, 32, 48)
     auxiliary = net(x).auxiliary
     assert auxiliary is not None
@@ -374,7 +411,7 @@ def test_realtime_gives_auxiliary_logits_in_training_only():
 
 @torch.no_grad()
 def test_realtime_s_refinement_starts_as_no_change_and_its_centres_as_none():
-    net = RealtimePanoptic(CLASSES, WIDTH).eval()
+    net = RealtimePanoptic(MobileNetV2(), CLASSES, WIDTH).eval()
     quarter = []
     net.head.register_forward_hook(lambda module, args, output: quarter.append(output))
     prediction = net(torch.randn(1, 3, 32, 48))

@@ -39,6 +39,7 @@ from perception.training.networks.prediction import Prediction  # noqa: E402
 from perception.training.objective import Objective, distillation_loss  # noqa: E402
 from perception.training.optimizer import SpikeGuard, freeze  # noqa: E402
 from perception.training.schedule import learning_rate  # noqa: E402
+from perception.training.teacher import open_teacher  # noqa: E402
 from perception.training.trainer import Trainer  # noqa: E402
 from perception.training.validation import validate  # noqa: E402
 from tests.training_fakes import CONFIG, no_file_beyond, write_config, write_pictures  # noqa: E402
@@ -543,6 +544,16 @@ def test_a_network_learns_from_a_teacher(straight, tmp_path):
     assert float(row["distillation"]) > 0
 
 
+@torch.no_grad()
+def test_several_teachers_and_their_mirror_images_teach_the_mean_of_their_probabilities(straight):
+    checkpoints = tuple(str(straight / "run" / name) for name in ("best.safetensors", "last.safetensors"))
+    teacher = open_teacher(TeacherConfig(checkpoint=checkpoints, mirrored=True), Path(), CLASSES)
+    x = torch.rand(1, 3, 32, 64)
+    looks = [n(x.flip(-1)).semantic.flip(-1) if flip else n(x).semantic for n in teacher.networks for flip in (0, 1)]
+    expected = torch.stack([look.softmax(1) for look in looks]).mean(0)
+    assert torch.allclose(teacher(x).softmax(1), expected, atol=1e-4)
+
+
 def test_a_teacher_of_other_classes_is_refused(straight, tmp_path):
     text = CONFIG.replace("steps = 8", f"steps = 8\nclasses = {[*CLASSES, 'tram']}")
     with pytest.raises(ModelError, match="the teacher knows other classes"):
@@ -560,7 +571,7 @@ def test_a_run_starts_from_the_weights_of_another(straight, tmp_path):
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("a.npz", "ImageNet weights of a MobileNetV2, which"),
+        ("a.npz", "ImageNet weights are for MobileNetV2 and EfficientNet-Lite, which"),
         ("a.pt", "start weights are"),
         ("a.safetensors", "no such file"),
     ],
@@ -570,10 +581,17 @@ def test_start_weights_that_do_not_fit_are_named(tmp_path, name, says):
         trained(tmp_path, start=tmp_path / name)
 
 
-def test_a_broken_npz_is_named(tmp_path):
-    (tmp_path / "w.npz").write_bytes(b"PK no zip")
-    with pytest.raises(ModelError, match="not MobileNetV2's ImageNet weights"):
-        trained(tmp_path, text=REALTIME, start=tmp_path / "w.npz")
+@pytest.mark.parametrize("name", ["w.npz", "w.pth"])
+def test_broken_imagenet_weights_are_named(tmp_path, name):
+    (tmp_path / name).write_bytes(b"PK no zip")
+    with pytest.raises(ModelError, match="not ImageNet weights of this network's backbone"):
+        trained(tmp_path, text=REALTIME, start=tmp_path / name)
+
+
+def test_a_pickle_that_would_run_something_is_not_run(tmp_path):
+    torch.save({"_conv_stem.weight": Path("x")}, tmp_path / "w.pth")
+    with pytest.raises(ModelError, match=r"w\.pth: not ImageNet weights"):
+        trained(tmp_path, text=REALTIME, start=tmp_path / "w.pth")
 
 
 def test_a_run_without_a_usable_gradient_ends(tmp_path):

@@ -60,7 +60,7 @@ def train(
     ] = None,
     without: Annotated[list[str] | None, typer.Option(help="Leave a data set of the configuration out.")] = None,
     start: Annotated[
-        Path | None, typer.Option(help="Start weights: ImageNet's .npz of MobileNetV2, a checkpoint, or road.")
+        Path | None, typer.Option(help="Start weights: ImageNet's (.npz, .pth), a checkpoint, or road.")
     ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps, instead of the configuration's.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="The same seed gives the same weights.")] = None,

@@ -101,9 +101,10 @@ class OptimizerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
 
 
 class TeacherConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Distillation: the student also learns the softened probabilities of a trained network."""
+    """Distillation: the student also learns the softened probabilities of trained networks."""
 
-    checkpoint: str  # a checkpoint of `perception train` with the same classes
+    checkpoint: str | Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]  # of the same classes; several: their mean
+    mirrored: bool = False  # with what each says of the mirror image
     weight: Weight = 1.0
     temperature: Annotated[float, msgspec.Meta(gt=0, le=100)] = 2.0
 

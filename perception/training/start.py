@@ -1,45 +1,56 @@
-"""What a network starts from and learns from: ImageNet weights, what fits of an earlier run, a teacher."""
+"""What a network starts from: ImageNet weights, or what fits of an earlier run."""
 
 from __future__ import annotations
 
 import logging
+import pickle
 import zipfile
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
 from perception.errors import ConfigError, ModelError
-from perception.training.checkpoint import AVERAGED, load_checkpoint, load_network, part
+from perception.training.checkpoint import AVERAGED, load_checkpoint, part
 from perception.training.config import TrainingConfig
-from perception.training.networks.mobilenet import MobileNetV2, calibrate_batch_norm, load_imagenet
+from perception.training.networks.efficientnet import load_published
+from perception.training.networks.mobilenet import InvertedResiduals, calibrate_batch_norm, load_imagenet
 
 log = logging.getLogger(__name__)
 
+IMAGENET = {".npz": load_imagenet, ".pth": load_published}  # by the ending of the file
+BROKEN = (zipfile.BadZipFile, pickle.UnpicklingError)
+
 
 def start_from(network: nn.Module, path: Path, config: TrainingConfig, images: Tensor) -> None:
-    """Set what `path` has for this network: `.npz` ImageNet weights of a MobileNetV2, or one of our checkpoints.
+    """Set what `path` has for this network: `.npz` ImageNet weights of the backbone, or one of our checkpoints.
 
     Args:
         images: (n, 3, h, w) a batch as in training; batch norm statistics of ImageNet weights come from it.
 
     Raises:
-        ConfigError: the file is of another kind, or the network has no MobileNetV2.
+        ConfigError: the file is of another kind, or the network has no backbone that such are for.
         ModelError: the file is broken, or nothing in it fits.
     """
     if path.suffix == ".safetensors":
         _start_from_checkpoint(network, path, config)
-    elif path.suffix == ".npz":
-        backbone = getattr(network, "backbone", None)
-        if not isinstance(backbone, MobileNetV2):
-            raise ConfigError(f"{path}: ImageNet weights of a MobileNetV2, which this network does not have")
-        try:
-            load_imagenet(backbone, path)
-        except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
-            raise ModelError(f"{path}: not MobileNetV2's ImageNet weights: {str(error).splitlines()[0]}") from None
-        calibrate_batch_norm(backbone, images)
+    elif path.suffix in IMAGENET:
+        _start_from_imagenet(network, path, images)
     else:
-        raise ConfigError(f"{path}: start weights are a .npz file or a .safetensors checkpoint")
+        raise ConfigError(f"{path}: start weights are ImageNet's (.npz, .pth) or a .safetensors checkpoint")
+
+
+def _start_from_imagenet(network: nn.Module, path: Path, images: Tensor) -> None:
+    backbone = getattr(network, "backbone", None)
+    if not isinstance(backbone, InvertedResiduals):
+        raise ConfigError(
+            f"{path}: ImageNet weights are for MobileNetV2 and EfficientNet-Lite, which this network has not"
+        )
+    try:
+        IMAGENET[path.suffix](backbone, path)
+    except (OSError, LookupError, ValueError, EOFError, RuntimeError, AttributeError, *BROKEN) as error:
+        said = (str(error) or type(error).__name__).splitlines()[0]
+        raise ModelError(f"{path}: not ImageNet weights of this network's backbone: {said}") from None
+    calibrate_batch_norm(backbone, images)
 
 
 def _start_from_checkpoint(network: nn.Module, path: Path, config: TrainingConfig) -> None:
@@ -56,11 +67,3 @@ def _start_from_checkpoint(network: nn.Module, path: Path, config: TrainingConfi
         raise ModelError(f"{path}: no tensor in it fits this network; it holds a {about.network.kind!r} network")
     network.load_state_dict(own | fitting)
     log.info("%s: %d of the network's %d tensors start from it", path, len(fitting), len(own))
-
-
-def open_teacher(path: Path, classes: tuple[str, ...]) -> nn.Module:
-    """The averaged network of a checkpoint, frozen; raises ModelError where it knows other classes."""
-    teacher, about = load_network(path)
-    if about.classes != classes:
-        raise ModelError(f"{path}: the teacher knows other classes: {', '.join(about.classes)}")
-    return teacher.requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]

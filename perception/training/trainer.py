@@ -44,7 +44,8 @@ from perception.training.optimizer import (
 from perception.training.records import Records
 from perception.training.resuming import require_same_run
 from perception.training.schedule import learning_rate
-from perception.training.start import open_teacher, start_from
+from perception.training.start import start_from
+from perception.training.teacher import Teacher, open_teacher
 from perception.training.validation import validate
 
 log = logging.getLogger(__name__)
@@ -74,9 +75,9 @@ class Trainer:
         self.optimizer = build_optimizer(self.network, config.optimizer)
         self.guard = SpikeGuard(config.optimizer.skip_above)
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "float16")
-        self.teacher: nn.Module | None = None
+        self.teacher: Teacher | None = None
         if config.teacher:
-            self.teacher = open_teacher(base / config.teacher.checkpoint, config.classes).to(device)
+            self.teacher = open_teacher(config.teacher, base, config.classes).to(device)
 
     def _open_data(self) -> None:
         codes = Codes(self.config.classes)
@@ -259,8 +260,8 @@ class Trainer:
     def _taught(self, batch: Batch) -> Tensor | None:
         if self.teacher is None:
             return None
-        with torch.no_grad(), self.autocast():
-            return self.teacher(batch.images).semantic
+        with self.autocast():
+            return self.teacher(batch.images)
 
     def _step_optimizer(self) -> float:
         """Clip and apply the gradient unless it is garbage; its norm before. Raises PerceptionError on divergence."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from perception.errors import ModelError
 from perception.training.networks.config import PUBLISHED_WIDTH, NetworkConfig
 from perception.training.networks.deeplab import DeepLabV3, DeepLabV3Plus
+from perception.training.networks.efficientnet import EfficientNetLite
 from perception.training.networks.mobilenet import MobileNetV2
 from perception.training.networks.panoptic_deeplab import PanopticDeepLab
 from perception.training.networks.realtime import RealtimePanoptic
@@ -14,10 +17,14 @@ from perception.training.networks.unet import UNet
 __all__ = ["Network", "NetworkConfig", "build_network"]
 
 Network = RealtimePanoptic | PanopticDeepLab | DeepLabV3 | DeepLabV3Plus | UNet
-BACKBONES = {"mobilenetv2": MobileNetV2, "resnet": ResNet}
+INVERTED_RESIDUALS = {
+    "mobilenetv2": MobileNetV2,
+    **{f"efficientnet-lite{version}": partial(EfficientNetLite, version) for version in range(3)},
+}
+BACKBONES = {**INVERTED_RESIDUALS, "resnet": ResNet}
 # What each kind takes where it does not take everything; a single value is the default, which it has no use for.
 TAKES: dict[str, dict[str, tuple[object, ...]]] = {
-    "realtime": {"backbone": ("mobilenetv2",), "output_stride": (16,), "padding": ("same",)},
+    "realtime": {"backbone": tuple(INVERTED_RESIDUALS), "output_stride": (16,), "padding": ("same",)},
     "panoptic-deeplab": {"output_stride": (16, 32), "padding": ("same",)},
     "deeplabv3+": {"output_stride": (8, 16, 32), "padding": ("same",)},
     "deeplabv3": {"output_stride": (8, 16, 32), "padding": ("same",)},
@@ -33,7 +40,7 @@ def build_network(config: NetworkConfig, classes: int) -> Network:
     check(config, classes)
     width = config.width or PUBLISHED_WIDTH[config.kind]
     if config.kind == "realtime":
-        return RealtimePanoptic(classes, width)
+        return RealtimePanoptic(INVERTED_RESIDUALS[config.backbone](config.output_stride), classes, width)
     if config.kind == "unet":
         return UNet(classes, width, config.padding)
     network = {"panoptic-deeplab": PanopticDeepLab, "deeplabv3+": DeepLabV3Plus, "deeplabv3": DeepLabV3}[config.kind]

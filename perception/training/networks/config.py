@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import msgspec
 
 Kind = Literal["realtime", "panoptic-deeplab", "deeplabv3+", "deeplabv3", "unet"]
-Backbone = Literal["mobilenetv2", "resnet"]
+Backbone = Literal["mobilenetv2", "efficientnet-lite0", "efficientnet-lite1", "efficientnet-lite2", "resnet"]
 OutputStride = Literal[8, 16, 32]
 Padding = Literal["same", "valid"]
 PUBLISHED_WIDTH: dict[Kind, int] = {
@@ -24,7 +24,7 @@ class NetworkConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Which network, and how large; `build_network` refuses what a kind cannot be built with."""
 
     kind: Kind = "realtime"
-    backbone: Backbone = "mobilenetv2"  # "realtime" and "unet" leave no choice
+    backbone: Backbone = "mobilenetv2"  # "realtime" takes no "resnet", "unet" leaves no choice
     output_stride: OutputStride = 16  # of the encoder; "panoptic-deeplab" takes 16 or 32, "realtime" and "unet" 16
     width: Annotated[int, msgspec.Meta(ge=0, le=1024, multiple_of=8)] = 0  # channels; 0: PUBLISHED_WIDTH of the kind
     padding: Padding = "same"  # of U-Net's convolutions; "valid" is the paper's

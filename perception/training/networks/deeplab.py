@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from perception.training.networks.input_size import input_size, require_multiple
-from perception.training.networks.mobilenet import MobileNetV2, conv_bn
+from perception.training.networks.mobilenet import InvertedResiduals, conv_bn
 from perception.training.networks.prediction import Prediction
 from perception.training.networks.resnet import ResNet
 
@@ -87,7 +87,7 @@ class DeepLabV3(nn.Module):
         width: channels of the ASPP.
     """
 
-    def __init__(self, backbone: MobileNetV2 | ResNet, classes: int, width: int = 256) -> None:
+    def __init__(self, backbone: InvertedResiduals | ResNet, classes: int, width: int = 256) -> None:
         super().__init__()
         self.divisor = backbone.output_stride
         self.backbone = backbone
@@ -109,7 +109,7 @@ class DeepLabV3Plus(nn.Module):
         width: channels of the ASPP and of the decoder.
     """
 
-    def __init__(self, backbone: MobileNetV2 | ResNet, classes: int, width: int = 256) -> None:
+    def __init__(self, backbone: InvertedResiduals | ResNet, classes: int, width: int = 256) -> None:
         super().__init__()
         self.divisor = backbone.output_stride
         self.backbone = backbone

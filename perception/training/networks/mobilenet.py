@@ -1,8 +1,10 @@
-"""MobileNetV2 (Sandler et al. 2018, table 2) as a dense-prediction backbone, with batch norm for fine-tuning."""
+"""Inverted residuals as a dense-prediction backbone, with batch norm for fine-tuning; MobileNetV2 is one of them."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -11,8 +13,24 @@ from torch import Tensor, nn
 from perception.errors import ModelError
 from perception.training.networks.depthwise import DepthwiseConv2d
 
-# (expansion t, channels c, repeats n, stride s), Sandler et al. 2018, table 2
-STAGES = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
+
+class Stage(NamedTuple):
+    """A row of the table that such a network is published as."""
+
+    expansion: int
+    channels: int
+    repeats: int
+    stride: int
+    kernel: int = 3  # of the depthwise convolutions
+
+
+# Sandler et al. 2018, table 2
+MOBILENET_V2 = tuple(
+    Stage(*row)
+    for row in (
+        (1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1)
+    )
+)  # fmt: skip
 
 
 def conv_bn(
@@ -27,15 +45,15 @@ def conv_bn(
 
 
 class InvertedResidual(nn.Module):
-    """1x1 expansion, 3x3 depthwise, linear 1x1 projection; a shortcut where the shape allows one."""
+    """1x1 expansion, depthwise convolution, linear 1x1 projection; a shortcut where the shape allows one."""
 
-    def __init__(self, c_in: int, c_out: int, expansion: int, stride: int, dilation: int) -> None:
+    def __init__(self, c_in: int, c_out: int, expansion: int, stride: int, dilation: int, kernel: int = 3) -> None:
         super().__init__()
         hidden = c_in * expansion
         layers: list[nn.Module] = []
         if expansion > 1:
             layers += [*conv_bn(c_in, hidden), nn.ReLU6(inplace=True)]
-        layers += [*conv_bn(hidden, hidden, 3, stride, dilation, groups=hidden), nn.ReLU6(inplace=True)]
+        layers += [*conv_bn(hidden, hidden, kernel, stride, dilation, groups=hidden), nn.ReLU6(inplace=True)]
         layers += [*conv_bn(hidden, c_out)]
         self.layers = nn.Sequential(*layers)
         self.has_shortcut = stride == 1 and c_in == c_out
@@ -45,35 +63,36 @@ class InvertedResidual(nn.Module):
         return x + y if self.has_shortcut else y
 
 
-class MobileNetV2(nn.Module):
-    """Features at strides 4, 8, 16 and at the output stride.
+class InvertedResiduals(nn.Module):
+    """A strided stem and seven stages of inverted residuals: features at strides 2, 4, 8, 16 and at the output stride.
 
     Args:
+        table: the stages; the second, third and fourth halve the size, and the sixth.
         output_stride: 32, 16 or 8; the strides left out become dilations (Chen et al. 2017, section 3.1).
     """
 
-    def __init__(self, output_stride: int = 16) -> None:
+    def __init__(self, table: Sequence[Stage], output_stride: int) -> None:
         super().__init__()
         if output_stride not in (8, 16, 32):
             raise ModelError(f"output_stride is {output_stride}; it must be 8, 16 or 32")
         self.output_stride = output_stride
         self.stem = nn.Sequential(*conv_bn(3, 32, 3, stride=2), nn.ReLU6(inplace=True))
         stages, c_in, stride, dilation = [], 32, 2, 1
-        for t, c, n, s in STAGES:
+        for t, c, n, s, kernel in table:
             blocks = []
             for i in range(n):
                 wants = s if i == 0 else 1
                 if wants == 2 and stride == output_stride:
                     wants, dilation = 1, dilation * 2
                 stride *= wants
-                blocks.append(InvertedResidual(c_in, c, t, wants, dilation))
+                blocks.append(InvertedResidual(c_in, c, t, wants, dilation, kernel))
                 c_in = c
             stages.append(nn.Sequential(*blocks))
         self.stages = nn.ModuleList(stages)
-        self.channels = (24, 32, 96, 320)
+        self.channels = (table[1].channels, table[2].channels, table[4].channels, table[-1].channels)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """(n, 3, h, w) scaled to [-1, 1] -> features at 1/4 (24), 1/8 (32), 1/16 (96) and the output stride (320).
+        """(n, 3, h, w) scaled to [-1, 1] -> features at 1/4, 1/8, 1/16 and the output stride, of `channels` channels.
 
         At output stride 8 the third lie at 1/8 too.
         """
@@ -96,25 +115,52 @@ class MobileNetV2(nn.Module):
         return list(zip(convs, norms, strict=True))
 
 
-def load_imagenet(backbone: MobileNetV2, path: Path) -> None:
+class MobileNetV2(InvertedResiduals):
+    """MobileNetV2 (Sandler et al. 2018, table 2); `output_stride` is 32, 16 or 8."""
+
+    def __init__(self, output_stride: int = 16) -> None:
+        super().__init__(MOBILENET_V2, output_stride)
+
+
+def load_imagenet(backbone: InvertedResiduals, path: Path) -> None:
     """Start from folded ImageNet weights: arrays `00.weight`, `00.bias`, ... in network order.
 
-    The batch norms start as the identity plus the folded bias; `calibrate_batch_norm` then gives them real
-    statistics without changing the function computed.
+    Raises:
+        ModelError: a layer has another shape. KeyError, ValueError, OSError, zipfile.BadZipFile: the file is broken.
     """
-    with np.load(path, allow_pickle=False) as arrays, torch.no_grad():
-        for i, (conv, norm) in enumerate(backbone.convolutions()):
-            weight = torch.from_numpy(arrays[f"{i:02d}.weight"].astype(np.float32))
-            if weight.shape != conv.weight.shape:
-                raise ModelError(
-                    f"{path}: layer {i:02d} has shape {tuple(weight.shape)}, not {tuple(conv.weight.shape)}"
-                )
-            conv.weight.copy_(weight)
-            norm.bias.copy_(torch.from_numpy(arrays[f"{i:02d}.bias"].astype(np.float32)))
+    with np.load(path, allow_pickle=False) as arrays:
+        folded = (
+            (torch.from_numpy(arrays[f"{i:02d}.weight"]), torch.from_numpy(arrays[f"{i:02d}.bias"]))
+            for i in range(len(backbone.convolutions()))
+        )
+        set_folded(backbone, folded, path)
 
 
 @torch.no_grad()
-def calibrate_batch_norm(backbone: MobileNetV2, images: Tensor) -> None:
+def set_folded(backbone: InvertedResiduals, folded: Iterable[tuple[Tensor, Tensor]], path: Path) -> None:
+    """Set each convolution's (weight, bias), in network order, and its batch norm to the identity plus the bias.
+
+    `calibrate_batch_norm` then gives the norms real statistics without changing the function computed.
+
+    Raises:
+        ModelError: a layer has another shape, or some are missing; `path` is where they are from.
+    """
+    layers = list(backbone.convolutions())
+    count = 0
+    for (conv, norm), (weight, bias) in zip(layers, folded, strict=False):
+        if weight.shape != conv.weight.shape:
+            raise ModelError(
+                f"{path}: layer {count:02d} has shape {tuple(weight.shape)}, not {tuple(conv.weight.shape)}"
+            )
+        conv.weight.copy_(weight)
+        norm.bias.copy_(bias)
+        count += 1
+    if count < len(layers):
+        raise ModelError(f"{path}: {count} layers, this backbone has {len(layers)}")
+
+
+@torch.no_grad()
+def calibrate_batch_norm(backbone: InvertedResiduals, images: Tensor) -> None:
     """Set each batch norm's statistics from `images` and its affine part so that the function stays what it was.
 
     With identity statistics the first training step would normalise by the batch and change every activation;

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from perception.errors import ModelError
 from perception.training.networks.deeplab import ASPP, RATES, conv_bn_relu, resize_like, separable
 from perception.training.networks.input_size import require_multiple
-from perception.training.networks.mobilenet import MobileNetV2
+from perception.training.networks.mobilenet import InvertedResiduals
 from perception.training.networks.prediction import EncoderFeatures, Prediction
 from perception.training.networks.resnet import ResNet
 
@@ -70,7 +70,7 @@ class PanopticDeepLab(nn.Module):
             and its heads an eighth.
     """
 
-    def __init__(self, backbone: MobileNetV2 | ResNet, classes: int, width: int = 256) -> None:
+    def __init__(self, backbone: InvertedResiduals | ResNet, classes: int, width: int = 256) -> None:
         super().__init__()
         stride = backbone.output_stride
         if stride not in (16, 32):

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from perception.training.networks.deeplab import LightASPP, conv_bn_relu, resize_like, separable
 from perception.training.networks.input_size import require_multiple
-from perception.training.networks.mobilenet import MobileNetV2
+from perception.training.networks.mobilenet import InvertedResiduals
 from perception.training.networks.prediction import EncoderFeatures, Prediction
 
 QUARTERS = 4  # of a cell of 1/4, in row order
@@ -23,22 +23,23 @@ OFFSET_UNIT = 32.0  # [px] the offset head speaks in these, so that its weights 
 
 
 class RealtimePanoptic(nn.Module):
-    """MobileNetV2 at output stride 16, semantic logits, centres and offsets at 1/2, features.
+    """Inverted residuals at output stride 16, semantic logits, centres and offsets at 1/2, features.
 
     The keys are the backbone's features before its last stage: what follows is trained to make two cars look alike,
     and label propagation on DAVIS finds things again better by these than by the ASPP's output, which is the context.
 
     Args:
+        backbone: at output stride 16.
         classes: number of classes.
         width: channels of the ASPP and the decoder at 1/8.
     """
 
     divisor = 16
 
-    def __init__(self, classes: int, width: int = 128) -> None:
+    def __init__(self, backbone: InvertedResiduals, classes: int, width: int = 128) -> None:
         super().__init__()
-        self.backbone = MobileNetV2(output_stride=16)
-        c4, c8, _, top = self.backbone.channels
+        self.backbone = backbone
+        c4, c8, _, top = backbone.channels
         self.aspp = LightASPP(top, width, (4, 8, 12))
         self.skip8 = conv_bn_relu(c8, 48)
         self.skip4 = conv_bn_relu(c4, 32)

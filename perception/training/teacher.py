@@ -1,0 +1,58 @@
+"""What a student is taught: the class probabilities of trained networks, their mean where there are several."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from perception.errors import ModelError
+from perception.training.checkpoint import load_network
+from perception.training.config import TeacherConfig
+
+
+class Teacher(nn.Module):
+    """Trained networks, frozen, as one: an ensemble is a better teacher than the best of it (Hinton et al. 2015).
+
+    Args:
+        networks: of the same classes, in evaluation mode.
+        mirrored: each also looks at the mirror image.
+    """
+
+    def __init__(self, networks: Sequence[nn.Module], mirrored: bool) -> None:
+        super().__init__()
+        self.networks = nn.ModuleList(networks)
+        self.mirrored = mirrored
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> Tensor:
+        """(n, 3, h, w) -> (n, classes, h', w'): the logits, of several looks the log of their mean probability."""
+        looks = [network(images).semantic for network in self.networks]
+        if self.mirrored:
+            looks += [network(images.flip(-1)).semantic.flip(-1) for network in self.networks]
+        if len(looks) == 1:
+            return looks[0]
+        finest = max(look.shape[-2:] for look in looks)
+        resized = (F.interpolate(x.float(), finest, mode="bilinear", align_corners=False) for x in looks)
+        return torch.stack([x.softmax(1) for x in resized]).mean(0).clamp_min(1e-7).log()
+
+
+def open_teacher(config: TeacherConfig, base: Path, classes: tuple[str, ...]) -> Teacher:
+    """The averaged networks of the checkpoints; raises ModelError where one is no checkpoint or knows other classes.
+
+    Args:
+        base: where relative paths start.
+    """
+    names = (config.checkpoint,) if isinstance(config.checkpoint, str) else config.checkpoint
+    teacher = Teacher([_opened(base / name, classes) for name in names], config.mirrored)
+    return teacher.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def _opened(path: Path, classes: tuple[str, ...]) -> nn.Module:
+    network, about = load_network(path)
+    if about.classes != classes:
+        raise ModelError(f"{path}: the teacher knows other classes: {', '.join(about.classes)}")
+    return network
