@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -27,7 +27,9 @@ def evaluate(
     data: Annotated[Path, typer.Argument(help="Folder with images/ and labels/, and instances/ where known.")],
     model: Annotated[str | None, typer.Option(help="A shipped model's name or an .onnx file; else 'road'.")] = None,
     engine: Annotated[str, typer.Option(help="auto, onnxruntime, openvino, onnxruntime-cuda or tensorrt.")] = "auto",
-    checkpoint: Annotated[Path | None, typer.Option(help="Instead, a .safetensors file of `train`.")] = None,
+    checkpoint: Annotated[
+        list[Path] | None, typer.Option(help="Instead, a .safetensors file of `train`; several: their mean.")
+    ] = None,
     size: Annotated[str, typer.Option(help="Of a checkpoint's input; averaged over several: 640x352,768x432.")] = (
         "640x352"
     ),
@@ -92,16 +94,16 @@ def check_video_options(video: bool, given: bool, fps: float | None, predictions
 
 def check_options(
     model: str | None,
-    checkpoint: Path | None,
+    checkpoint: Sequence[Path] | None,
     predictions: Path | None,
     keep: Path | None,
     flip: bool,
     written: Iterable[Path | None],
 ) -> None:
     """Raise ConfigError for options that contradict each other, or files whose folder is not there."""
-    if sum(given is not None for given in (model, checkpoint, predictions)) > 1:
+    if sum(bool(given) for given in (model, checkpoint, predictions)) > 1:
         raise ConfigError("--model, --checkpoint and --predictions: give one of them")
-    if flip and checkpoint is None:
+    if flip and not checkpoint:
         raise ConfigError("--flip averages the passes of a --checkpoint; a model is one graph that looks once")
     if predictions and keep:
         raise ConfigError("--keep stores new predictions, --predictions reads stored ones: give one of them")
@@ -110,9 +112,11 @@ def check_options(
             raise ConfigError(f"{file}: its folder is not there; make it first")
 
 
-def open_predictor(model: str | None, engine: str, checkpoint: Path | None, size: str, flip: bool) -> Predictor:
-    """What looks at the pictures: the node's own model, or a checkpoint in PyTorch."""
-    if checkpoint is None:
+def open_predictor(
+    model: str | None, engine: str, checkpoint: Sequence[Path] | None, size: str, flip: bool
+) -> Predictor:
+    """What looks at the pictures: the node's own model, or checkpoints in PyTorch."""
+    if not checkpoint:
         from perception.evaluation.predict import node_predictor
 
         return node_predictor(model or "road", engine)

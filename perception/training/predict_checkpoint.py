@@ -1,9 +1,10 @@
-"""A checkpoint as a model to evaluate, before any export: several sizes and mirrored, averaged."""
+"""Checkpoints as a model to evaluate, before any export: several, at several sizes and mirrored, averaged."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from perception.models.grouping import group_things
 from perception.models.panoptic import group_by_centres
 from perception.training.card_file import MIN_AREA
 from perception.training.checkpoint import load_network
+from perception.training.networks.config import INSTANCE_STRIDE
 from perception.training.networks.prediction import Prediction
 from perception.types import Panoptic
 
@@ -30,23 +32,28 @@ Size = tuple[int, int]  # width, height [px]
 
 
 class CheckpointModel:
-    """A network of PyTorch that is called as the node's models are.
+    """Networks of PyTorch that are called as the node's models are.
 
-    Class probabilities, enlarged to the picture's size, are averaged over all input sizes and, where asked, their
-    mirror images; centre heat and offsets likewise, on the grid of the picture's cells.
+    Class probabilities, enlarged to the picture's size, are averaged over all networks, input sizes and, where asked,
+    their mirror images; centre heat and offsets likewise, on the grid of the picture's cells.
 
     Args:
-        network: in evaluation mode.
-        classes: names, in the order of the network's channels.
+        networks: in evaluation mode; centres and offsets, if any, all at one stride.
+        classes: names, in the order of the networks' channels.
         things: those that are countable.
         sizes: what the picture is scaled to.
         flip: also look at the mirror image.
     """
 
     def __init__(
-        self, network: nn.Module, classes: Sequence[str], things: Sequence[str], sizes: Sequence[Size], flip: bool
+        self,
+        networks: Sequence[nn.Module],
+        classes: Sequence[str],
+        things: Sequence[str],
+        sizes: Sequence[Size],
+        flip: bool,
     ) -> None:
-        self._network, self._sizes, self._flips = network, tuple(sizes), (False, True) if flip else (False,)
+        self._looks = tuple(product(networks, sizes, (False, True) if flip else (False,)))
         self._things = [i for i, name in enumerate(classes) if name in things]
         self._min_areas = [MIN_AREA.get(name, ModelClass(name).min_area) for name in classes]
 
@@ -54,7 +61,7 @@ class CheckpointModel:
     def __call__(self, image: NDArray[np.uint8]) -> Panoptic:
         """(h, w, 3) RGB -> what is in it, at (h, w) rounded to whole cells. Raises ModelError for an unfit size."""
         shape = (round(image.shape[0] / CELL) * CELL or CELL, round(image.shape[1] / CELL) * CELL or CELL)
-        views = [self._view(image, size, flip, shape) for size in self._sizes for flip in self._flips]
+        views = [self._view(image, *look, shape) for look in self._looks]
         probability = torch.stack([v[0] for v in views]).mean(0)
         confidence, labels = (t.numpy() for t in probability.max(0))
         labels = labels.astype(np.uint8)
@@ -70,11 +77,11 @@ class CheckpointModel:
         """Nothing is held open."""
 
     def _view(
-        self, image: NDArray[np.uint8], size: Size, flip: bool, shape: tuple[int, int]
+        self, image: NDArray[np.uint8], network: nn.Module, size: Size, flip: bool, shape: tuple[int, int]
     ) -> tuple[Tensor, Tensor | None]:
         """One look at the picture: probabilities (classes, h, w) and, on cells, (3, h/t, w/t): heat, dy, dx [px]."""
         x = _tensor(image, size)
-        seen: Prediction = self._network(x.flip(-1) if flip else x)
+        seen: Prediction = network(x.flip(-1) if flip else x)
         semantic = seen.semantic.flip(-1) if flip else seen.semantic
         probability = _scaled(semantic, shape).softmax(1)[0]
         if seen.centre is None or seen.offset is None:
@@ -86,24 +93,35 @@ class CheckpointModel:
         return probability, field[0] * stretch[:, None, None]
 
 
-def checkpoint_predictor(path: Path, sizes: str, flip: bool) -> Predictor:
-    """The averaged network of a checkpoint. `sizes` is one or more of WIDTHxHEIGHT, with commas between.
+def checkpoint_predictor(paths: Sequence[Path], sizes: str, flip: bool) -> Predictor:
+    """The averaged networks of checkpoints. `sizes` is one or more of WIDTHxHEIGHT, with commas between.
 
     Raises:
         ConfigError: `sizes` is not of that form.
-        ModelError: the file is no whole checkpoint, or its network does not take a size.
+        ModelError: a file is no whole checkpoint, its network does not take a size, or two do not go together.
     """
     chosen = parse_sizes(sizes)
-    network, about = load_network(path)
-    model = CheckpointModel(network, about.classes, about.things, chosen, flip)
-    for size in chosen:
+    opened = [load_network(path) for path in paths]
+    first = opened[0][1]
+    for path, (network, about) in zip(paths, opened, strict=True):
+        if (about.classes, about.things) != (first.classes, first.things):
+            raise ModelError(f"{path}: its classes are not those of {paths[0]}: the two have no mean")
+        if INSTANCE_STRIDE.get(about.network.kind) != INSTANCE_STRIDE.get(first.network.kind):
+            raise ModelError(f"{path}: its centres and offsets are not on the grid of {paths[0]}: the two have no mean")
+        _require_sizes(network, chosen)
+    names = " + ".join(f"{path.name} step {about.step}" for path, (_, about) in zip(paths, opened, strict=True))
+    model = CheckpointModel([network for network, _ in opened], first.classes, first.things, chosen, flip)
+    name = f"{names} at {sizes}{' and mirrored' if flip else ''}"
+    return Predictor(About(first.classes, first.things, name, "pytorch"), model)
+
+
+def _require_sizes(network: nn.Module, sizes: Sequence[Size]) -> None:
+    for width, height in sizes:
         try:
             with torch.inference_mode():
-                network(torch.zeros(1, 3, size[1], size[0]))
+                network(torch.zeros(1, 3, height, width))
         except ModelError as error:
-            raise ModelError(f"--size {size[0]}x{size[1]}: {error}") from None
-    name = f"{path.name} step {about.step} at {sizes}{' and mirrored' if flip else ''}"
-    return Predictor(About(about.classes, about.things, name, "pytorch"), model)
+            raise ModelError(f"--size {width}x{height}: {error}") from None
 
 
 def parse_sizes(text: str) -> tuple[Size, ...]:
