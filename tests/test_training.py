@@ -554,6 +554,11 @@ def test_several_teachers_and_their_mirror_images_teach_the_mean_of_their_probab
     assert torch.allclose(teacher(x).softmax(1), expected, atol=1e-4)
 
 
+def test_a_shipped_checkpoint_teaches_by_its_name(tmp_path):
+    teacher = open_teacher(TeacherConfig(checkpoint="road"), tmp_path, CLASSES)
+    assert teacher(torch.zeros(1, 3, 32, 64)).shape == (1, len(CLASSES), 16, 32)
+
+
 def test_a_teacher_of_other_classes_is_refused(straight, tmp_path):
     text = CONFIG.replace("steps = 8", f"steps = 8\nclasses = {[*CLASSES, 'tram']}")
     with pytest.raises(ModelError, match="the teacher knows other classes"):

@@ -28,7 +28,7 @@ def evaluate(
     model: Annotated[str | None, typer.Option(help="A shipped model's name or an .onnx file; else 'road'.")] = None,
     engine: Annotated[str, typer.Option(help="auto, onnxruntime, openvino, onnxruntime-cuda or tensorrt.")] = "auto",
     checkpoint: Annotated[
-        list[Path] | None, typer.Option(help="Instead, a .safetensors file of `train`; several: their mean.")
+        list[Path] | None, typer.Option(help="Instead, a .safetensors file of `train`, or road; several: their mean.")
     ] = None,
     size: Annotated[str, typer.Option(help="Of a checkpoint's input; averaged over several: 640x352,768x432.")] = (
         "640x352"

@@ -15,6 +15,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from perception.errors import ModelError, PerceptionError
+from perception.models.card import WEIGHTS
 from perception.training.networks import build_network
 from perception.training.networks.config import NetworkConfig
 
@@ -95,6 +96,13 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], About]:
     except (OSError, SafetensorError, msgspec.MsgspecError) as error:
         reason = str(error).splitlines()[0]
         raise ModelError(f"{path}: not a whole checkpoint of `perception train` ({reason})") from None
+
+
+def shipped_or(path: Path, base: Path | None = None) -> Path:
+    """The file `path`, from `base` or the working directory on; without one the shipped checkpoint of that name."""
+    file = (base or Path()).absolute() / path
+    shipped = WEIGHTS / f"{path.name}.safetensors"
+    return shipped if path.parent == Path() and not file.exists() and shipped.exists() else file
 
 
 def part(tensors: Mapping[str, Tensor], beginning: str) -> dict[str, Tensor]:

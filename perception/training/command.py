@@ -12,7 +12,7 @@ import msgspec
 import torch
 
 from perception.errors import ConfigError, reason
-from perception.models.card import WEIGHTS
+from perception.training.checkpoint import shipped_or
 from perception.training.config import VALIDATION, TrainingConfig, read_training_config
 from perception.training.interruption import interruption
 from perception.training.sheet import write_sheet
@@ -114,12 +114,6 @@ def configured(request: Request) -> tuple[TrainingConfig, Path]:
     changes = {"seed": request.seed, "steps": request.steps, "start": start}
     config = replace(config, data=data, validation=validation)
     return replace(config, **{key: value for key, value in changes.items() if value is not None}), base
-
-
-def shipped_or(start: Path) -> Path:
-    """A file, or the shipped checkpoint of that name: `road`."""
-    shipped = WEIGHTS / f"{start.name}.safetensors"
-    return shipped if start.parent == Path() and not start.exists() and shipped.exists() else start.absolute()
 
 
 def open_device(name: str, config: TrainingConfig) -> torch.device:

@@ -21,7 +21,7 @@ from perception.models.graph import scaled
 from perception.models.grouping import group_things
 from perception.models.panoptic import group_by_centres
 from perception.training.card_file import MIN_AREA
-from perception.training.checkpoint import load_network
+from perception.training.checkpoint import load_network, shipped_or
 from perception.training.networks.config import INSTANCE_STRIDE
 from perception.training.networks.prediction import Prediction
 from perception.types import Panoptic
@@ -94,13 +94,17 @@ class CheckpointModel:
 
 
 def checkpoint_predictor(paths: Sequence[Path], sizes: str, flip: bool) -> Predictor:
-    """The averaged networks of checkpoints. `sizes` is one or more of WIDTHxHEIGHT, with commas between.
+    """The averaged networks of checkpoints, which are files or shipped ones by name.
+
+    Args:
+        sizes: one or more of WIDTHxHEIGHT, with commas between.
 
     Raises:
         ConfigError: `sizes` is not of that form.
         ModelError: a file is no whole checkpoint, its network does not take a size, or two do not go together.
     """
     chosen = parse_sizes(sizes)
+    paths = [shipped_or(path) for path in paths]
     opened = [load_network(path) for path in paths]
     first = opened[0][1]
     for path, (network, about) in zip(paths, opened, strict=True):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from perception.errors import ModelError
-from perception.training.checkpoint import load_network
+from perception.training.checkpoint import load_network, shipped_or
 from perception.training.config import TeacherConfig
 
 
@@ -47,7 +47,7 @@ def open_teacher(config: TeacherConfig, base: Path, classes: tuple[str, ...]) ->
         base: where relative paths start.
     """
     names = (config.checkpoint,) if isinstance(config.checkpoint, str) else config.checkpoint
-    teacher = Teacher([_opened(base / name, classes) for name in names], config.mirrored)
+    teacher = Teacher([_opened(shipped_or(Path(name), base), classes) for name in names], config.mirrored)
     return teacher.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 

@@ -13,8 +13,7 @@ import numpy as np
 from torch import nn
 
 from perception.errors import ConfigError
-from perception.training.checkpoint import load_network
-from perception.training.command import shipped_or
+from perception.training.checkpoint import load_network, shipped_or
 from perception.training.config import CLASSES, THINGS, read_training_config
 from perception.training.datasets import Dataset, open_dataset
 from perception.training.interruption import interruption
