@@ -205,7 +205,10 @@ def test_published_weights_of_another_size_are_refused(tmp_path):
     state = {"_conv_stem.weight": torch.zeros(40, 3, 3, 3)}
     state |= {f"_bn0.{key}": torch.ones(40) for key in ("weight", "bias", "running_mean", "running_var")}
     torch.save(state, tmp_path / "w.pth")
-    with pytest.raises(ModelError, match=r"w\.pth: layer 00 has shape \(40, 3, 3, 3\), not \(32, 3, 3, 3\)"):
+    with pytest.raises(
+        ModelError,
+        match=r"w\.pth: weights of another backbone: layer 00 has shape \(40, 3, 3, 3\), not \(32, 3, 3, 3\)",
+    ):
         load_published(EfficientNetLite(0), tmp_path / "w.pth")
 
 

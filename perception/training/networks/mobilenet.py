@@ -150,13 +150,14 @@ def set_folded(backbone: InvertedResiduals, folded: Iterable[tuple[Tensor, Tenso
     for (conv, norm), (weight, bias) in zip(layers, folded, strict=False):
         if weight.shape != conv.weight.shape:
             raise ModelError(
-                f"{path}: layer {count:02d} has shape {tuple(weight.shape)}, not {tuple(conv.weight.shape)}"
+                f"{path}: weights of another backbone: layer {count:02d} has shape {tuple(weight.shape)}, "
+                f"not {tuple(conv.weight.shape)}"
             )
         conv.weight.copy_(weight)
         norm.bias.copy_(bias)
         count += 1
     if count < len(layers):
-        raise ModelError(f"{path}: {count} layers, this backbone has {len(layers)}")
+        raise ModelError(f"{path}: weights of another backbone: {count} layers, this one has {len(layers)}")
 
 
 @torch.no_grad()
