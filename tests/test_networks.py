@@ -386,6 +386,12 @@ def test_realtime_outputs_have_the_promised_sizes():
     assert shapes(RealtimePanoptic(MobileNetV2(), CLASSES).eval(), 64, 96) == expected
 
 
+@pytest.mark.parametrize("version", range(5))
+def test_realtime_takes_every_efficientnet_lite(version):
+    found = shapes(build(NetworkConfig("realtime", f"efficientnet-lite{version}", width=WIDTH)), 32, 48)  # type: ignore[arg-type]
+    assert found["semantic"] == (CLASSES, 16, 24)
+
+
 @pytest.mark.parametrize("kind", INSTANCE_STRIDE)
 @torch.no_grad()
 def test_centres_and_offsets_have_the_stride_that_targets_are_made_for(kind):

@@ -18,11 +18,13 @@ from perception.training.networks.mobilenet import InvertedResiduals, calibrate_
 log = logging.getLogger(__name__)
 
 IMAGENET = {".npz": load_imagenet, ".pth": load_published}  # by the ending of the file
-BROKEN = (zipfile.BadZipFile, pickle.UnpicklingError)
+UNREADABLE = (
+    OSError, EOFError, LookupError, ValueError, AttributeError, RuntimeError, zipfile.BadZipFile, pickle.UnpicklingError
+)  # fmt: skip
 
 
 def start_from(network: nn.Module, path: Path, config: TrainingConfig, images: Tensor) -> None:
-    """Set what `path` has for this network: `.npz` ImageNet weights of the backbone, or one of our checkpoints.
+    """Set what `path` has for this network: ImageNet weights of its backbone, or one of our checkpoints.
 
     Args:
         images: (n, 3, h, w) a batch as in training; batch norm statistics of ImageNet weights come from it.
@@ -47,7 +49,7 @@ def _start_from_imagenet(network: nn.Module, path: Path, images: Tensor) -> None
         )
     try:
         IMAGENET[path.suffix](backbone, path)
-    except (OSError, LookupError, ValueError, EOFError, RuntimeError, AttributeError, *BROKEN) as error:
+    except UNREADABLE as error:
         said = (str(error) or type(error).__name__).splitlines()[0]
         raise ModelError(f"{path}: not ImageNet weights of this network's backbone: {said}") from None
     calibrate_batch_norm(backbone, images)

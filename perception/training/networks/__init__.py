@@ -7,7 +7,7 @@ from functools import partial
 from perception.errors import ModelError
 from perception.training.networks.config import PUBLISHED_WIDTH, NetworkConfig
 from perception.training.networks.deeplab import DeepLabV3, DeepLabV3Plus
-from perception.training.networks.efficientnet import EfficientNetLite
+from perception.training.networks.efficientnet import SCALING, EfficientNetLite
 from perception.training.networks.mobilenet import MobileNetV2
 from perception.training.networks.panoptic_deeplab import PanopticDeepLab
 from perception.training.networks.realtime import RealtimePanoptic
@@ -19,7 +19,7 @@ __all__ = ["Network", "NetworkConfig", "build_network"]
 Network = RealtimePanoptic | PanopticDeepLab | DeepLabV3 | DeepLabV3Plus | UNet
 INVERTED_RESIDUALS = {
     "mobilenetv2": MobileNetV2,
-    **{f"efficientnet-lite{version}": partial(EfficientNetLite, version) for version in range(3)},
+    **{f"efficientnet-lite{version}": partial(EfficientNetLite, version) for version in range(len(SCALING))},
 }
 BACKBONES = {**INVERTED_RESIDUALS, "resnet": ResNet}
 # What each kind takes where it does not take everything; a single value is the default, which it has no use for.

@@ -7,7 +7,10 @@ from typing import Annotated, Literal
 import msgspec
 
 Kind = Literal["realtime", "panoptic-deeplab", "deeplabv3+", "deeplabv3", "unet"]
-Backbone = Literal["mobilenetv2", "efficientnet-lite0", "efficientnet-lite1", "efficientnet-lite2", "resnet"]
+Backbone = Literal[
+    "mobilenetv2", "efficientnet-lite0", "efficientnet-lite1", "efficientnet-lite2", "efficientnet-lite3",
+    "efficientnet-lite4", "resnet",
+]  # fmt: skip
 OutputStride = Literal[8, 16, 32]
 Padding = Literal["same", "valid"]
 PUBLISHED_WIDTH: dict[Kind, int] = {

@@ -7,6 +7,7 @@ ImageNet better by 6 points of top-1 accuracy (77.6 against 71.8) for three time
 from __future__ import annotations
 
 import math
+from itertools import starmap
 from pathlib import Path
 
 import torch
@@ -16,13 +17,10 @@ from perception.errors import ModelError
 from perception.training.networks.mobilenet import InvertedResiduals, Stage, set_folded
 
 # Tan and Le 2019, table 1
-EFFICIENTNET_B0 = tuple(
-    Stage(*row)
-    for row in (
-        (1, 16, 1, 1, 3), (6, 24, 2, 2, 3), (6, 40, 2, 2, 5), (6, 80, 3, 2, 3),
-        (6, 112, 3, 1, 5), (6, 192, 4, 2, 5), (6, 320, 1, 1, 3),
-    )
-)  # fmt: skip
+EFFICIENTNET_B0 = tuple(starmap(Stage, (
+    (1, 16, 1, 1, 3), (6, 24, 2, 2, 3), (6, 40, 2, 2, 5), (6, 80, 3, 2, 3),
+    (6, 112, 3, 1, 5), (6, 192, 4, 2, 5), (6, 320, 1, 1, 3),
+)))  # fmt: skip
 NORMS = {  # the batch norm of each convolution, as published
     "_conv_stem": "_bn0", "_expand_conv": "_bn0", "_depthwise_conv": "_bn1", "_project_conv": "_bn2",
     "_conv_head": "_bn1",
@@ -75,13 +73,13 @@ def load_published(backbone: InvertedResiduals, path: Path) -> None:
     """
     state = torch.load(path, map_location="cpu", weights_only=True)
     names = [name.removesuffix(".weight") for name, value in state.items() if value.ndim == 4]
-    set_folded(backbone, (_folded(state, name) for name in names), path)
+    set_folded(backbone, [_folded(state, name) for name in names], path)
 
 
 def _folded(state: dict[str, Tensor], name: str) -> tuple[Tensor, Tensor]:
     """Weight and bias of the convolution `name` with its batch norm."""
-    block, _, layer = name.rpartition(".")
-    norm = f"{block}.{NORMS[layer]}".lstrip(".")
+    layer = name.rpartition(".")[2]
+    norm = name.removesuffix(layer) + NORMS[layer]
     gain = state[f"{norm}.weight"] * (state[f"{norm}.running_var"] + EPSILON).rsqrt()
     bias = state[f"{norm}.bias"] - gain * state[f"{norm}.running_mean"]
     return state[f"{name}.weight"] * gain[:, None, None, None], bias

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from itertools import starmap
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,12 +26,9 @@ class Stage(NamedTuple):
 
 
 # Sandler et al. 2018, table 2
-MOBILENET_V2 = tuple(
-    Stage(*row)
-    for row in (
-        (1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1)
-    )
-)  # fmt: skip
+MOBILENET_V2 = tuple(starmap(Stage, (
+    (1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1),
+)))  # fmt: skip
 
 
 def conv_bn(
@@ -89,6 +87,7 @@ class InvertedResiduals(nn.Module):
                 c_in = c
             stages.append(nn.Sequential(*blocks))
         self.stages = nn.ModuleList(stages)
+        self.fine = table[0].channels  # at 1/2
         self.channels = (table[1].channels, table[2].channels, table[4].channels, table[-1].channels)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -99,7 +98,7 @@ class InvertedResiduals(nn.Module):
         return self.pyramid(x)[1:]
 
     def pyramid(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """As `forward`, with the 16 channels at 1/2 first."""
+        """As `forward`, with the `fine` channels at 1/2 first."""
         x = self.stem(x)
         features = []
         for stage in self.stages:
@@ -129,15 +128,15 @@ def load_imagenet(backbone: InvertedResiduals, path: Path) -> None:
         ModelError: a layer has another shape. KeyError, ValueError, OSError, zipfile.BadZipFile: the file is broken.
     """
     with np.load(path, allow_pickle=False) as arrays:
-        folded = (
+        folded = [
             (torch.from_numpy(arrays[f"{i:02d}.weight"]), torch.from_numpy(arrays[f"{i:02d}.bias"]))
             for i in range(len(backbone.convolutions()))
-        )
+        ]
         set_folded(backbone, folded, path)
 
 
 @torch.no_grad()
-def set_folded(backbone: InvertedResiduals, folded: Iterable[tuple[Tensor, Tensor]], path: Path) -> None:
+def set_folded(backbone: InvertedResiduals, folded: Sequence[tuple[Tensor, Tensor]], path: Path) -> None:
     """Set each convolution's (weight, bias), in network order, and its batch norm to the identity plus the bias.
 
     `calibrate_batch_norm` then gives the norms real statistics without changing the function computed.
@@ -145,19 +144,17 @@ def set_folded(backbone: InvertedResiduals, folded: Iterable[tuple[Tensor, Tenso
     Raises:
         ModelError: a layer has another shape, or some are missing; `path` is where they are from.
     """
-    layers = list(backbone.convolutions())
-    count = 0
-    for (conv, norm), (weight, bias) in zip(layers, folded, strict=False):
+    layers = backbone.convolutions()
+    for i, ((conv, norm), (weight, bias)) in enumerate(zip(layers, folded, strict=False)):
         if weight.shape != conv.weight.shape:
             raise ModelError(
-                f"{path}: weights of another backbone: layer {count:02d} has shape {tuple(weight.shape)}, "
+                f"{path}: weights of another backbone: layer {i:02d} has shape {tuple(weight.shape)}, "
                 f"not {tuple(conv.weight.shape)}"
             )
         conv.weight.copy_(weight)
         norm.bias.copy_(bias)
-        count += 1
-    if count < len(layers):
-        raise ModelError(f"{path}: weights of another backbone: {count} layers, this one has {len(layers)}")
+    if len(folded) < len(layers):
+        raise ModelError(f"{path}: weights of another backbone: {len(folded)} layers, this one has {len(layers)}")
 
 
 @torch.no_grad()

@@ -43,7 +43,7 @@ class RealtimePanoptic(nn.Module):
         self.aspp = LightASPP(top, width, (4, 8, 12))
         self.skip8 = conv_bn_relu(c8, 48)
         self.skip4 = conv_bn_relu(c4, 32)
-        self.skip2 = conv_bn_relu(16, 16)
+        self.skip2 = conv_bn_relu(backbone.fine, 16)
         self.fuse8 = separable(width + 48, width)
         self.fuse4 = nn.Sequential(separable(width + 32, 96), separable(96, 96))
         self.head = nn.Conv2d(96, classes, 1)
