@@ -494,6 +494,58 @@ def test_a_flood_of_subscriptions_is_cut_off(served: Publisher) -> None:
     assert served.stats().floods > 0
 
 
+def test_a_flood_of_subscriptions_to_a_topic_that_is_there_holds_up_no_frame(served: Publisher) -> None:
+    joining = b"\0\x0c\1front/road\0"
+    longest, seq = 0.0, 0
+    with greeted(port_of(served)) as peer:
+        assert eventually(lambda: served.stats().subscribers == 1)
+        with contextlib.suppress(OSError):  # cut off before it has said all
+            peer.sendall(joining * 50_000)
+        deadline = time.monotonic() + 10
+        while not served.stats().floods and time.monotonic() < deadline:
+            begin, seq = time.monotonic(), seq + 1
+            served.send(frame(seq), scene(seq))
+            longest = max(longest, time.monotonic() - begin)
+    assert served.stats().floods > 0
+    assert longest < 0.3  # all of them at once take a second and more
+    assert is_served(served)
+
+
+def test_subscribers_that_join_and_leave_drop_nobody() -> None:
+    with publishing(rate_hz=50) as publisher:
+        for _ in range(30):
+            with subscribe(publisher.endpoints[0], "front/road", timeout_s=5) as road:
+                next(road)
+        assert publisher.stats().floods == 0
+
+
+OUT_OF_DESCRIPTORS = """
+import resource
+from perception.client import subscribe
+from tests.published import eventually, frame, publishing, scene
+from tests.test_publisher import greeted, port_of, subscription
+with publishing() as publisher, subscribe(publisher.endpoints[0], "front/road") as honest:
+    publisher.send(frame(), scene())  # imports what it needs
+    assert honest.receive(5)
+    with greeted(port_of(publisher)) as peer:
+        assert eventually(lambda: publisher.stats().subscribers == 2)
+        most, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+        peer.sendall(b"".join(subscription(i) for i in range(6000)))
+        assert eventually(lambda: publisher.stats().floods == 1)
+        for seq in range(3):
+            publisher.send(frame(seq), scene(seq))
+        failures = publisher.stats().send_failures
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    print(failures > 0, eventually(lambda: publisher.is_wanted("front/road")))
+"""
+
+
+def test_a_publisher_without_descriptors_goes_on_once_there_are_some() -> None:
+    done = subprocess.run([sys.executable, "-c", OUT_OF_DESCRIPTORS], capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.returncode) == ("True True\n", 0), done.stderr
+
+
 def test_dropped_peers_come_back_on_every_endpoint(tmp_path: Path) -> None:
     private = f"ipc://{tmp_path}/run/front"
     with (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import re
 import struct
@@ -250,6 +251,16 @@ def test_topics_that_can_not_be_subscribed_to_are_passed_over(tmp_path: Path) ->
     place: dict[str, Any] = {"seq": 1, "frame_seq": 1, "stamp_ns": 1}
     feed._note(received(wire.encode("front/health", wire.Header("r", "front"), wire.Kind.HEALTH, told, **place)))
     assert feed.cameras["front"].topics == ("road",)
+    feed.close()
+
+
+def test_events_of_a_drive_played_again_are_shown_again(tmp_path: Path) -> None:
+    feed = Feed(f"ipc://{tmp_path}/s/front", lambda: None)
+    row = wire.EventRow(3, "car", "confirmed", "seen 3 times", 1, 1)
+    told = message("events", wire.Kind.TRACKS, None, header=wire.Header("r", "front", events=(row,)))
+    for again in (False, False, True):
+        feed._note(dataclasses.replace(told, restarted=again, new_events=(row,)))
+    assert [number for number, _ in feed.cameras["front"].events] == [1, 2]
     feed.close()
 
 

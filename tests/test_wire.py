@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from perception import wire
 from perception.errors import WireError
+from perception.wire.pixels import jpeg_size
 from tests import golden_wire
 
 HERE = Path(__file__).parent
@@ -325,6 +326,31 @@ def test_a_jpeg_bomb_is_refused_before_it_is_decoded() -> None:
     data = wire.encode("front/image", HEADER, wire.Kind.IMAGE, bytes(jpeg), **AT, size=(8, 8))
     with pytest.raises(WireError, match="65500x16000"):
         wire.decode(data).image()
+
+
+def jpeg_that_claims(width: int, height: int, before: bytes = b"") -> bytes:
+    """A small JPEG with another size in its frame header, and `before` in front of that."""
+    import cv2
+
+    jpeg = bytearray(cv2.imencode(".jpg", np.zeros((8, 8, 3), np.uint8))[1].tobytes())
+    at = jpeg.index(b"\xff\xc0")
+    jpeg[at + 5 : at + 9] = struct.pack(">HH", height, width)
+    return bytes(jpeg[:at]) + before + bytes(jpeg[at:])
+
+
+def test_an_honest_jpeg_of_too_many_pixels_is_refused_before_it_is_decoded() -> None:
+    jpeg = jpeg_that_claims(16000, 12000)
+    data = wire.encode("front/image", HEADER, wire.Kind.IMAGE, jpeg, **AT, size=(16000, 12000))
+    with pytest.raises(WireError, match="16000x12000 pixels; at most 64000000"):
+        wire.decode(data).image()
+
+
+@pytest.mark.parametrize("marker", [b"\xff\x01", b"\xff\xd0", b"\xff"], ids=["TEM", "RST0", "fill"])
+def test_the_size_behind_a_marker_without_a_length_is_the_one_that_is_decoded(marker: bytes) -> None:
+    """As libjpeg reads it; what follows would else be skipped as that marker's segment, with a false size in it."""
+    false = b"\xff\xc0\0\x11\x08" + struct.pack(">HH", 8, 8)
+    hidden = marker + (b"" if marker == b"\xff" else b"\xff\xfe\0\x20" + bytes(2) + false + bytes(19))
+    assert jpeg_size(jpeg_that_claims(16000, 12000, hidden)) == (16000, 12000)
 
 
 def test_a_jpeg_comes_back_as_an_image() -> None:

@@ -23,7 +23,7 @@ class Received(Message):
     clocks: Clocks
     missed: int  # messages of this topic, since the one handed over before, that never came
     skipped: int  # the same that came, and were replaced by newer ones
-    restarted: bool  # the publisher was started again since then: track ids begin anew
+    restarted: bool  # another run, or the same drive played again, since then: track ids begin anew
     new_events: tuple[EventRow, ...] = ()  # of an `events` message: what none handed over before it told
     lost_events: int = 0  # those before them that no message could tell any more
 

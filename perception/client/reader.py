@@ -28,7 +28,7 @@ class Counters:
     gaps: int = 0  # messages that never came: jumps in a topic's seq
     skipped: int = 0  # messages that came and were never handed over: replaced, or the queue was full
     duplicates: int = 0  # seen already: the last value that is sent again when somebody joins
-    restarts: int = 0  # the publisher's run changed
+    restarts: int = 0  # the publisher's run changed, or its drive is played again
     bad: int = 0  # not messages
     version_mismatch: int = 0  # messages of another major version
 
@@ -79,8 +79,8 @@ class Reader:
         self._queue_size = queue_size  # 0: only the newest of each topic
         self._newest: dict[str, Received] = {}
         self._histories: dict[str, _History] = {}  # by topic
-        self._places: dict[str, tuple[str, int]] = {}  # run and seq of the last message, by topic
-        self._runs: dict[str, str] = {}  # by camera
+        self._lives: dict[str, tuple[str, int]] = {}  # by camera: its run, and how often that began again
+        self._places: dict[str, tuple[tuple[str, int], int]] = {}  # life and seq of the last message, by topic
         self._last_events: dict[str, int] = {}  # seq of the last event told, by topic
         self._thread = threading.Thread(target=self._run, name="subscription", daemon=True)
 
@@ -147,27 +147,43 @@ class Reader:
             self._accept(message, health)
 
     def _accept(self, message: Message, health: Health | None) -> None:
-        topic, run, counters = message.topic, message.header.run, self.counters
-        before_run, before_seq = self._places.get(topic, ("", 0))
-        if run == before_run and message.seq <= before_seq:
-            counters.duplicates += 1
-            return
-        if not before_run and len(self._places) >= _MOST_TOPICS:
+        topic, counters = message.topic, self.counters
+        before = self._places.get(topic)
+        if before is None and len(self._places) >= _MOST_TOPICS:
             counters.bad += 1
             return
-        missed = message.seq - before_seq - 1 if run == before_run else 0
-        self._places[topic] = (run, message.seq)
-        camera = topic.partition("/")[0]
-        counters.restarts += self._runs.get(camera, run) != run
-        self._runs[camera] = run
+        place = (self._life_of(message), message.seq)
+        if place == before:
+            counters.duplicates += 1
+            return
+        self._places[topic] = place
+        restarted = before is not None and before[0] != place[0]
+        missed = place[1] - before[1] - 1 if before and not restarted else 0
         counters.received += 1
         counters.gaps += missed
         if health is not None:
             self.clocks.health = health
         if f"{topic}\0".startswith(self._asked):
-            restarted = bool(before_run) and run != before_run
-            events, lost = self._fresh_events(message, is_first=not before_run, restarted=restarted)
+            events, lost = self._fresh_events(message, is_first=before is None, restarted=restarted)
             self._keep(message, _History(missed, 0, restarted, events, lost))
+
+    def _life_of(self, message: Message) -> tuple[str, int]:
+        """The run of a message, and which playing of it: a drive's run has one name however often it is played.
+
+        ZeroMQ reorders nothing, and what is sent again is the last message: a seq that falls is another process's.
+        """
+        camera, run = message.topic.partition("/")[0], message.header.run
+        before = self._lives.get(camera)
+        of_topic = self._places.get(message.topic)
+        life = before or (run, 0)
+        if run != life[0]:
+            life = (run, 0)
+        elif of_topic and of_topic[0] == life and message.seq < of_topic[1]:
+            life = (run, life[1] + 1)
+            self.clocks.health = None  # what it said of the drive's clock was for the playing before
+        self.counters.restarts += before is not None and life != before
+        self._lives[camera] = life
+        return life
 
     def _fresh_events(self, message: Message, is_first: bool, restarted: bool) -> tuple[tuple[EventRow, ...], int]:
         """The events of an `events` message that none before it told, and how many between them never came."""

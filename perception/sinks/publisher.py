@@ -18,6 +18,7 @@ from perception.keys import Curve
 from perception.sinks.endpoints import IpcPlace, bind_error, checked
 from perception.sinks.gate import Gate, encrypt
 from perception.sinks.messages import Identity, SceneEncoder, TopicSpec
+from perception.sinks.subscriptions import Subscriptions
 from perception.stopwatch import Stopwatch
 from perception.types import Frame, Scene
 from perception.wire import Health
@@ -25,7 +26,7 @@ from perception.wire import Health
 log = logging.getLogger(__name__)
 
 _LAST_WORD_MS = 150  # how long close() waits for the last messages to leave
-_STRANGE_LIMIT = 4096  # subscriptions to topics that we don't have, before all peers are dropped
+_TOLD_AT_ONCE = 1000  # that are taken in before the node goes on with its frames
 _PEER_BYTES = 64  # most that a peer may send at once: a subscription, and nothing else
 _PEER_BYTES_CURVE = 512  # the same with room for CURVE's handshake
 _HIGHEST_MARK = 1000
@@ -85,10 +86,8 @@ class Publisher:
         self._image_topic, self._prompted_topic = self.encoder.topic("image"), self.encoder.topic("prompted")
         self._curve = curve
         self._high_water_mark = _high_water_mark(budget_bytes, mask_size, encoding, len(topics))
-        self._known = {topic: topic.encode() + b"\0" for topic in self.encoder.topics}
+        self._subscriptions = Subscriptions(self.encoder.topics)
         self._lock = threading.Lock()
-        self._wanted: set[bytes] = set()  # the subscriptions that are prefixes of our topics: a finite number
-        self._strange = 0
         self._last: dict[str, bytes] = {}
         self._published: Counter[str] = Counter()
         self._validity: dict[str, str] = {}
@@ -160,7 +159,7 @@ class Publisher:
     def is_wanted(self, topic: str) -> bool:
         """Whether somebody subscribes to this topic."""
         with self._lock:
-            return any(self._known[topic].startswith(prefix) for prefix in self._wanted)
+            return self._subscriptions.wants(topic)
 
     def stats(self) -> PublisherStats:
         with self._lock:
@@ -229,29 +228,17 @@ class Publisher:
         if self._closed or (self._socket is None and not self._reopen()):
             return
         fresh: set[str] = set()
-        while (told := _take(self._socket)) is not None:
-            fresh |= self._note_subscription(told[0])
-            if self._strange > _STRANGE_LIMIT:
+        for _ in range(_TOLD_AT_ONCE):
+            if (told := _take(self._socket)) is None:
+                break
+            fresh |= self._subscriptions.note(told[0])
+            if self._subscriptions.senseless:
                 self._drop_all_peers()
                 return
         while (event := _take(self._monitor)) is not None:
             self._note_event(event[0])
         for topic in self._last.keys() & fresh:
             self._put(self._last[topic])
-
-    def _note_subscription(self, told: bytes) -> set[str]:
-        """The topics that a new subscription covers."""
-        joins, prefix = told[:1] == b"\1", told[1:]
-        covered = {topic for topic, name in self._known.items() if name.startswith(prefix)}
-        if not covered:
-            # each costs ZeroMQ kilobytes that it does not give back while the peer stays
-            self._strange = max(0, self._strange + (1 if joins else -1))
-        elif joins:
-            self._wanted.add(prefix)
-            return covered
-        else:
-            self._wanted.discard(prefix)
-        return set()
 
     def _note_event(self, told: bytes) -> None:
         event, descriptor = struct.unpack("=HI", told)
@@ -266,12 +253,12 @@ class Publisher:
 
     def _drop_all_peers(self) -> None:
         """Free what a flood of subscriptions took: honest subscribers are back within a fraction of a second."""
-        log.warning("%d senseless subscriptions: all subscribers are dropped and may come back", self._strange)
+        senseless = self._subscriptions.senseless
+        log.warning("%d senseless subscriptions: all subscribers are dropped and may come back", senseless)
         assert self._socket is not None
         self._drop(self._socket, 0)
         self._socket = None
-        self._wanted.clear()
-        self._strange = 0
+        self._subscriptions.forget()
         self._counts["floods"] += 1
         self._counts["gone"] += len(self._peers)
         self._peers.clear()
@@ -279,7 +266,7 @@ class Publisher:
     def _reopen(self) -> bool:
         try:  # until the old listener is gone, which takes it a moment
             self._open()
-        except EndpointError:
+        except (EndpointError, zmq.ZMQError):  # the latter where no descriptor is left
             return False
         return True
 

@@ -155,7 +155,9 @@ class Feed:
 
     def _note_events(self, camera: Camera, message: Received) -> None:
         """Those that were not told before: a new subscription is told the last ones again."""
-        run, last = camera.last_event if camera.last_event[0] == message.header.run else (message.header.run, 0)
+        run, last = message.header.run, 0
+        if run == camera.last_event[0] and not message.restarted:
+            last = camera.last_event[1]
         for event in message.new_events:
             if event.seq > last:
                 camera.event_count += 1

@@ -20,8 +20,13 @@ MAX_SIDE = 16384
 """Longest side of a mask or image [px]."""
 MAX_RAW = 64 << 20
 """Most bytes that a payload may expand to."""
+MAX_IMAGE = 64_000_000
+"""Most pixels of an image that is decoded; more is taken for a decompression bomb."""
 ENCODINGS = ("raw", "zstd", "lz4")
 """Names of the encodings, by their number on the wire."""
+
+_JPEG_NO_LENGTH = frozenset({0x01, *range(0xD0, 0xD9)})
+_JPEG_FRAME = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
 
 _per_thread = threading.local()
 
@@ -123,9 +128,12 @@ def jpeg_size(data: bytes) -> tuple[int, int]:
     at = 2
     while data[:2] == b"\xff\xd8" and at + 9 <= len(data) and data[at] == 0xFF:
         marker = data[at + 1]
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+        if marker in _JPEG_FRAME:
             return int.from_bytes(data[at + 7 : at + 9], "big"), int.from_bytes(data[at + 5 : at + 7], "big")
-        at += 2 + max(2, int.from_bytes(data[at + 2 : at + 4], "big"))
+        if marker == 0xFF:  # fill byte
+            at += 1
+        else:
+            at += 2 if marker in _JPEG_NO_LENGTH else 2 + max(2, int.from_bytes(data[at + 2 : at + 4], "big"))
     raise WireError("the image payload is not a JPEG")
 
 
@@ -136,6 +144,8 @@ def decode_jpeg(data: bytes, width: int, height: int) -> NDArray[np.uint8]:
 
     if (told := jpeg_size(data)) != (width, height):
         raise WireError(f"the JPEG tells {told[0]}x{told[1]} where its header says {width}x{height}")
+    if width * height > MAX_IMAGE:
+        raise WireError(f"the JPEG claims {width}x{height} pixels; at most {MAX_IMAGE} are decoded")
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
     except cv2.error as error:
