@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import itertools
 import json
 import logging
@@ -13,7 +14,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -34,6 +35,7 @@ from perception.drives.ring import Ring
 from perception.drives.schemas import message_type
 from perception.drives.segment import SegmentWriter
 from perception.drives.segments import RecordingWriter, SegmentLimits
+from perception.drives.syncing import Syncer
 from perception.errors import RecordingError
 from perception.sinks.assembly import Assembler
 from perception.sinks.messages import SceneEncoder
@@ -42,7 +44,7 @@ from perception.sinks.recorder import Recorder, RecordSettings
 from perception.types import Frame
 from tests import published
 from tests.published import eventually
-from tests.test_segment import SECOND, file_limit
+from tests.test_segment import SECOND, file_limit, held_indices
 
 KILLS = 5
 """How often a recorder is killed; the asked figure is of 20."""
@@ -268,6 +270,21 @@ def test_a_recording_can_be_one_segment(folder):
     assert [p.name for p in folder.iterdir()] == ["0000.mcap"]
 
 
+def test_a_recording_holds_the_index_of_its_open_segment_only(folder, monkeypatch):
+    monkeypatch.setattr(syncing, "SYNC_S", 0.001)
+    before = held_indices()
+    writer = RecordingWriter(folder, ABOUT, DiskGuard(folder.parent, "stop", 0), SegmentLimits(1.0))
+    for second in range(20):
+        block = Block(has_state=True)
+        block.add(Record("/front/wire/odd", "", "perception", OFFSET + second * SECOND, OFFSET, second, b"x"))
+        writer.write(block)
+    assert eventually(lambda: len(list(folder.glob("*.mcap"))) == 19)
+    assert eventually(lambda: held_indices() == before + 1)
+    assert writer.close("done")
+    assert held_indices() == before
+    assert writer.size == sum(path.stat().st_size for path in folder.iterdir())
+
+
 def test_a_large_segment_ends_too(folder):
     record(folder, 30, replace(HERE, frames="raw", masks=False, segment_bytes=20_000))
     assert len(list(folder.iterdir())) > 1
@@ -393,6 +410,37 @@ def test_a_closed_queue_gives_what_it_has_and_takes_no_more():
     assert not queue.put(Asked("late"))
     assert queue.take(None)
     assert queue.take(None) is None
+
+
+def test_a_queue_is_drained_once_it_is_closed_and_empty():
+    queue = RecordQueue(10_000, 100)
+    assert not queue.is_drained
+    queue.put(Asked("first"))
+    queue.close()
+    assert not queue.is_drained
+    assert queue.take(None)
+    assert queue.is_drained
+
+
+def test_what_comes_right_before_the_recorder_is_closed_is_kept(folder, monkeypatch):
+    monkeypatch.setattr("perception.sinks.recorder.TICK_S", 0.001)
+    take, told = RecordQueue.take, threading.Event()
+    recorders: list[Recorder] = []
+
+    def slow_take(queue: RecordQueue, timeout_s: float | None):
+        item = take(queue, timeout_s)
+        if item is None and recorders and not told.is_set():  # another thread's turn
+            recorders[0].decided(Decision(1, PERIOD, "stepped"))
+            queue.close()
+            told.set()
+        return item
+
+    monkeypatch.setattr(RecordQueue, "take", slow_take)
+    recorders.append(Recorder(folder, ABOUT, HERE))
+    assert told.wait(10)
+    recorders[0].close()
+    assert [r.sequence for r in of(records(folder), "decisions")] == [1]
+    assert certificate(recorders[0]).stepped == 1
 
 
 def test_what_the_queue_loses_is_in_the_certificate(folder):
@@ -660,6 +708,108 @@ def test_nothing_is_deleted_unless_it_is_asked_for(tmp_path):
     guard = FullDisk(tmp_path, "stop", 1)
     assert guard.check() == "less than enough"
     assert all(p.exists() for p in old)
+
+
+class Interrupting:
+    """Has something happen right before the `number`th call that asks the file system for something."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, number: int, happens: Callable[[], object]) -> None:
+        self.left, self._happens = number, happens
+        calls = [(os, name) for name in ("listdir", "scandir", "stat", "lstat", "open", "unlink", "rmdir")]
+        for module, name in (*calls, (io, "open")):
+            monkeypatch.setattr(module, name, self._counted(getattr(module, name)))
+
+    def _counted(self, real: Callable) -> Callable:
+        def asked(*args, **options):
+            self.left -= 1
+            if not self.left:
+                self._happens()
+            return real(*args, **options)
+
+        return asked
+
+
+@pytest.mark.parametrize("many", [1, 2, 4])
+def test_two_nodes_may_delete_in_one_folder(tmp_path, monkeypatch, caplog, many):
+    """Whatever the one is at when the other deletes `many` segments of the same recordings."""
+    monkeypatch.setattr(disk, "NEWEST_KEPT", 1)
+    for name, age in (("oldest", 300), ("older", 200), ("newest", 100)):
+        old_recording(tmp_path / "all", name, age)
+    one, other = (FullDisk(tmp_path / "now", "delete-oldest", 1) for _ in range(2))
+    calls = 0
+    for number in itertools.count(1):
+        calls = number
+        shutil.copytree(tmp_path / "all", tmp_path / "now")
+        with monkeypatch.context() as patch:
+            moment = Interrupting(patch, number, lambda: [other.refusal() for _ in range(many)])
+            assert one.refusal() == "" or many == 4
+        left = {str(p.relative_to(tmp_path / "now")) for p in (tmp_path / "now").rglob("*")}
+        shutil.rmtree(tmp_path / "now")
+        assert left >= {"newest/0000.mcap", "newest/0001.mcap"}
+        assert "oldest/0001.mcap" not in left or "older/0000.mcap" in left
+        if moment.left > 0:
+            break
+    assert calls > 10
+    assert not messages_of(caplog, logging.WARNING)
+
+
+def test_a_segment_that_can_not_be_found_stops_nobody(tmp_path, monkeypatch):
+    monkeypatch.setattr(DiskGuard, "lack", lambda self: "less than enough")
+    for age in range(7):
+        old_recording(tmp_path, f"old-{age}", age * 100)
+    lone = tmp_path / "lone"
+    lone.mkdir()
+    for odd in (lone, tmp_path / "old-6"):
+        (odd / "0002.mcap").symlink_to("nowhere")
+    recorder = Recorder(tmp_path / "new", ABOUT, replace(HERE, when_full="delete-oldest"))
+    Run(recorder).frames(1)
+    recorder.close()
+    assert certificate(recorder).is_complete
+    assert sorted(p.name for p in (tmp_path / "old-6").iterdir()) == ["0000.mcap", "0001.mcap", "0002.mcap"]
+    assert sorted(p.name for p in (tmp_path / "old-5").iterdir()) == ["0001.mcap"]
+
+
+def test_a_disk_that_can_not_be_looked_at_is_too_full(tmp_path):
+    guard = DiskGuard(tmp_path / ("x" * 300), "delete-oldest", 0)
+    assert guard.refusal().endswith("File name too long")
+
+
+def test_a_recording_that_vanishes_is_no_leftover(tmp_path, monkeypatch):
+    for number in itertools.count(1):
+        (tmp_path / "run").mkdir()
+        (tmp_path / "run" / "0000.mcap.active").touch()
+        with monkeypatch.context() as patch:
+            moment = Interrupting(patch, number, lambda: shutil.rmtree(tmp_path / "run"))
+            found = leftovers(tmp_path)
+        if moment.left > 0:
+            assert found == [tmp_path / "run"]
+            break
+
+
+class LostDisk(DiskGuard):
+    """One that can't be looked at, until it can."""
+
+    is_lost = True
+
+    def check(self) -> str:
+        if self.is_lost:
+            raise FileNotFoundError(2, "No such file or directory", "run/0000.mcap")
+        return ""
+
+
+def test_a_guard_that_fails_stops_the_recording_and_not_the_syncer(tmp_path, monkeypatch):
+    monkeypatch.setattr(syncing, "SYNC_S", 0.001)
+    guard = LostDisk(tmp_path, "stop", 0)
+    syncer = Syncer(guard)
+    first, second = (SegmentWriter(tmp_path / f"{number:04d}.mcap", ABOUT) for number in range(2))
+    syncer.watch(first)
+    assert eventually(lambda: syncer.trouble() == "No such file or directory")
+    guard.is_lost = False
+    syncer.watch(second)
+    assert eventually(first.path.exists)
+    assert syncer.trouble() == ""
+    syncer.close()
+    second.close()
 
 
 def test_leftovers_of_dead_processes_are_told_and_those_of_living_ones_not(folder, caplog):

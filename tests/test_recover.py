@@ -21,6 +21,7 @@ from perception.replay.unit import Wishes, replay_drive
 from tests.recorded_drive import ABOUT, OFFSET_NS, PERIOD_NS, write_drive
 from tests.recorded_run import record_live
 from tests.test_recording import write_foreign
+from tests.test_segment import file_limit
 
 IMAGE, TRACKS, STATE, LENS = "/front/image", "/front/wire/tracks", "/front/state", "/front/calibration"
 
@@ -152,6 +153,37 @@ def test_an_interrupted_copy_leaves_nothing(drive, tmp_path):
         copy.write(next(recording.messages()), recording)
         raise KeyboardInterrupt
     assert sorted(p.name for p in tmp_path.iterdir()) == ["drive"]
+
+
+@pytest.mark.parametrize("limit", [0, 100, 20_000, 40_000])
+def test_a_copy_on_a_full_disk_leaves_nothing_and_says_why(drive, tmp_path, limit):
+    recording = open_recording(drive)
+    out = tmp_path / "out.mcap"
+    with pytest.raises(RecordingError, match=r"out\.mcap.*: file too large"), file_limit(limit):
+        cut_recording(recording, Window(), out)
+    damage(drive / "0000.mcap")
+    with pytest.raises(RecordingError, match=r"out\.mcap.*: file too large"), file_limit(limit):
+        recover(drive / "0000.mcap", out)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["drive"]
+
+
+def test_a_copy_that_can_not_even_begin_leaves_nothing(drive, tmp_path):
+    recording = open_recording(drive)
+    long = msgspec.structs.replace(ABOUT, launch="x" * 100_000)  # more than waits in memory for the disk
+    with pytest.raises(RecordingError, match="file too large"), file_limit(1000):
+        CopyWriter(tmp_path / "out.mcap", recording.files[0], long)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["drive"]
+
+
+def test_a_copy_whose_name_is_taken_by_a_folder_leaves_nothing(drive, tmp_path):
+    recording = open_recording(drive)
+    (tmp_path / "out.mcap").mkdir()
+    with (
+        pytest.raises(RecordingError, match="is a directory"),
+        CopyWriter(tmp_path / "out.mcap", recording.files[0], ABOUT) as copy,
+    ):
+        copy.finish()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["drive", "out.mcap"]
 
 
 def test_a_cut_begins_with_the_state_before_it(drive, tmp_path):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import resource
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ import pytest
 from mcap.exceptions import EndOfFile
 from mcap.reader import NonSeekingReader, SeekingReader
 from mcap.records import Channel as ChannelRecord
-from mcap.records import Chunk, Message, Schema
+from mcap.records import Chunk, ChunkIndex, Message, Schema
 from mcap.stream_reader import StreamReader
 
 from perception.drives.layout import About, Certificate, Channel
@@ -41,6 +42,12 @@ def file_limit(size: int) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def held_indices() -> int:
+    """Of chunks, in the memory of this process."""
+    gc.collect()
+    return sum(type(held) is ChunkIndex for held in gc.get_objects())
 
 
 @pytest.fixture
@@ -134,6 +141,28 @@ def test_a_failed_flush_leaves_whole_chunks_and_can_be_repeated(path):
     assert not path.exists()
     writer.close()
     assert [r.sequence for r in open_recording(path).messages({IMAGE.topic})] == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("end", [SegmentWriter.close, SegmentWriter.abandon])
+def test_a_segment_that_is_done_holds_no_index(path, end):
+    before = held_indices()
+    writer = SegmentWriter(path, ABOUT)
+    write_frames(writer, 3)
+    assert held_indices() == before + 3
+    end(writer)
+    assert held_indices() == before
+    assert writer.size == (path if path.exists() else writer.active).stat().st_size
+
+
+def test_a_segment_that_waits_for_room_holds_no_index(path):
+    before = held_indices()
+    writer = SegmentWriter(path, ABOUT)
+    write_frames(writer, 3)
+    with file_limit(writer.size + 10), pytest.raises(OSError, match="too large"):
+        writer.close()
+    assert held_indices() == before
+    writer.close()
+    assert len(list(open_recording(path).messages())) == 6
 
 
 def test_nothing_is_overwritten(path):

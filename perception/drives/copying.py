@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -51,12 +52,11 @@ class CopyWriter:
         except OSError as error:
             raise RecordingError(f"{self._part}: {reason(error)}") from None
         self._writer = Writer(self._file, compression=CompressionType.LZ4)
-        library = OURS if about else like.header.library if like.header.library != OURS else f"{OURS} (copied)"
-        self._writer.start(like.header.profile, library)
-        if about:
-            self._writer.add_metadata(ABOUT, to_metadata(about))
-        for name, texts in like.metadata.items():
-            self._writer.add_metadata(name, texts)
+        try:
+            self._start(like, about)
+        except OSError as error:
+            self._discard()
+            raise RecordingError(f"{self.path}: {reason(error)}") from None
 
     def write(self, record: Record, source: Recording) -> None:
         """Copy a message of `source`."""
@@ -90,11 +90,24 @@ class CopyWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        if not self._file.closed:
-            self._file.close()
-            self._part.unlink(missing_ok=True)
+        if error or not self._file.closed:
+            self._discard()
         if isinstance(error, OSError):
             raise RecordingError(f"{self.path}: {reason(error)}") from None
+
+    def _start(self, like: FileIndex, about: About | None) -> None:
+        library = OURS if about else like.header.library if like.header.library != OURS else f"{OURS} (copied)"
+        self._writer.start(like.header.profile, library)
+        if about:
+            self._writer.add_metadata(ABOUT, to_metadata(about))
+        for name, texts in like.metadata.items():
+            self._writer.add_metadata(name, texts)
+
+    def _discard(self) -> None:
+        with contextlib.suppress(OSError):  # on a full disk: it writes what waits in memory, and closes in any case
+            self._file.close()
+        with contextlib.suppress(OSError):  # on a disk that can't be written at all; why is told already
+            self._part.unlink(missing_ok=True)
 
     def _register(self, topic: str, source: Recording) -> int:
         channel, schema = source.definition(topic)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 import shutil
+import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,6 +34,7 @@ class DiskGuard:
     It is when less than `least_free_bytes` are free, or a tenth of the disk where that is less. With "delete-oldest"
     segments go, one a check, from the recording under `folder` that ended first. It never touches one that is being
     written, was not closed, is marked as kept (a file KEEP in it), is among the newest five, or holds other files.
+    Other nodes may delete there too: what vanishes meanwhile is skipped. No method raises OSError.
     """
 
     def __init__(self, folder: Path, when_full: WhenFull, least_free_bytes: int) -> None:
@@ -55,8 +58,9 @@ class DiskGuard:
 
     def lack(self) -> str:
         """Why the disk is too full, "" where it is not."""
-        there = next((p for p in (self._folder, *self._folder.parents) if p.is_dir()), Path())
+        there = self._folder
         try:
+            there = next((p for p in (there, *there.parents) if p.is_dir()), Path())
             usage = shutil.disk_usage(there)
         except OSError as error:
             return f"{there}: {error.strerror}"
@@ -65,21 +69,16 @@ class DiskGuard:
 
     def _delete_one(self) -> bool:
         """Delete the first segment of the oldest recording that may go; whether there was one."""
-        closed = [p for p in folders_with_segments(self._folder) if _is_closed(p)]
-        closed.sort(key=lambda p: max(file.stat().st_mtime_ns for file in _segments(p)))
-        for folder in closed[:-NEWEST_KEPT]:
+        ends = [(_ended_ns(path), path) for path in folders_with_segments(self._folder)]
+        closed = sorted((ended_ns, path) for ended_ns, path in ends if ended_ns is not None)
+        for _, folder in closed[:-NEWEST_KEPT]:
             try:
-                if not _is_deletable(folder):
-                    continue
-                segments = _segments(folder)
-                segments[0].unlink()
-                log.info("deleted %s, the disk is full", segments[0])
-                if len(segments) == 1:
-                    folder.rmdir()
+                if _is_deletable(folder) and _delete_first(folder):
+                    return True
+            except FileNotFoundError:
+                continue
             except OSError as error:
                 log.warning("can't delete the old recording %s: %s", folder, error.strerror)
-                continue
-            return True
         return False
 
 
@@ -101,8 +100,7 @@ def folders_with_segments(folder: Path, depth: int = _DEPTH) -> Iterator[Path]:
 
 def leftovers(folder: Path) -> list[Path]:
     """Recordings below with a segment that no living process writes: a crash left it, or a full disk."""
-    found = folders_with_segments(folder)
-    return [p for p in found if any(not is_in_work(file) for file in p.glob(f"*{ACTIVE}"))]
+    return [p for p in folders_with_segments(folder) if _was_left(p)]
 
 
 def tell_leftovers(folder: Path) -> None:
@@ -118,13 +116,48 @@ def _segments(folder: Path) -> list[Path]:
     return sorted(p for p in folder.iterdir() if _SEGMENT.fullmatch(p.name))
 
 
-def _is_closed(folder: Path) -> bool:
+def _was_left(folder: Path) -> bool:
+    """Whether a segment in it is open, and nobody writes it; False where the folder vanished meanwhile."""
     try:
-        return bool(_segments(folder)) and not any(folder.glob(f"*{ACTIVE}"))
+        return any(not is_in_work(file) for file in folder.glob(f"*{ACTIVE}"))
     except OSError:
         return False
 
 
+def _ended_ns(folder: Path) -> int | None:
+    """When the last segment of a closed recording was written; None where it is not closed, or gone."""
+    ended_ns = None
+    try:
+        for path in _segments(folder):
+            with contextlib.suppress(FileNotFoundError):
+                ended_ns = max(ended_ns or 0, path.stat().st_mtime_ns)
+        return None if any(folder.glob(f"*{ACTIVE}")) else ended_ns
+    except OSError:
+        return None
+
+
 def _is_deletable(folder: Path) -> bool:
     """Whether nothing but our segments is in it, and nobody wants to keep it."""
-    return all(_SEGMENT.fullmatch(p.name) and p.is_file() and is_ours(p) for p in folder.iterdir())
+    return all(_SEGMENT.fullmatch(p.name) and _is_ours_or_gone(p) for p in folder.iterdir())
+
+
+def _is_ours_or_gone(path: Path) -> bool:
+    """Whether it is a file of ours, or vanished meanwhile."""
+    try:
+        return stat.S_ISREG(path.stat().st_mode) and is_ours(path)
+    except FileNotFoundError:
+        return not path.is_symlink()  # a link to nothing is somebody's, and stays
+
+
+def _delete_first(folder: Path) -> bool:
+    """Delete the first segment that is still there, and the folder after the last one; whether there was one."""
+    for path in _segments(folder):
+        try:
+            path.unlink()
+        except FileNotFoundError:
+            continue
+        log.info("deleted %s, the disk is full", path)
+        with contextlib.suppress(OSError):  # it is not empty yet
+            folder.rmdir()
+        return True
+    return False

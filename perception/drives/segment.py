@@ -44,15 +44,16 @@ class SegmentWriter:
             raise FileExistsError(17, "it is there already", str(path))
         self._fd = os.open(self.active, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
         self._spool = _Spool(self._fd)
-        self._writer = Writer(self._spool, chunk_size=_CHUNK, compression=CompressionType.LZ4)  # type: ignore[arg-type]
+        writer = Writer(self._spool, chunk_size=_CHUNK, compression=CompressionType.LZ4)  # type: ignore[arg-type]
+        self._writer: Writer | None = writer  # None once the file's end is made, or will not be
         self._schemas: dict[str, Schema] = {}
         self._channels: dict[str, ChannelRecord] = {}
         self._log_ns = self._table_ns = 0
-        self._is_fresh = self._is_finished = self._is_named = False
+        self._is_fresh = self._is_named = False
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self._writer.start(profile="", library=_LIBRARY)
-            self._writer.add_metadata(ABOUT, to_metadata(about))
+            writer.start(profile="", library=_LIBRARY)
+            writer.add_metadata(ABOUT, to_metadata(about))
             self._spool.drain()
         except OSError:
             os.close(self._fd)
@@ -67,8 +68,9 @@ class SegmentWriter:
 
     def write(self, channel: Channel, data: bytes, log_ns: int, publish_ns: int, sequence: int) -> None:
         """Add a message; `flush` makes it safe."""
+        assert self._writer is not None
         if channel.topic not in self._channels:
-            self._channels[channel.topic] = self._register(channel)
+            self._channels[channel.topic] = self._register(self._writer, channel)
         self._log_ns = log_ns
         self._writer.add_message(
             channel_id=self._channels[channel.topic].id,
@@ -80,7 +82,8 @@ class SegmentWriter:
 
     def flush(self) -> None:
         """End the chunk and hand it to the kernel: from here on a killed process loses nothing of it."""
-        self._writer.flush()
+        if self._writer:
+            self._writer.flush()
         if self._channels and (self._is_fresh or abs(self._log_ns - self._table_ns) >= _TABLE_EVERY_NS):
             self._is_fresh, self._table_ns = False, self._log_ns
             self._spool.write(_table([*self._schemas.values()], [*self._channels.values()]))
@@ -101,31 +104,40 @@ class SegmentWriter:
 
     def close(self, certificate: Certificate | None = None) -> None:
         """Finish the file, sync it, and give it its name: only a whole file ever has it."""
-        if not self._is_finished:
+        if self._writer:
             self._writer.flush()
             if certificate:
                 self._writer.add_metadata(CERTIFICATE, to_metadata(certificate))
             self._writer.finish()
-            self._is_finished = True
+            self._release()
         self._spool.drain()
         self.sync()
         os.rename(self.active, self.path)
-        os.close(self._fd)
+        with contextlib.suppress(OSError):  # it is synced, and its descriptor gone all the same
+            os.close(self._fd)
         with contextlib.suppress(OSError):  # the file is whole, and perhaps only its new name is not on the disk yet
             _sync_folder(self.path.parent)
 
     def abandon(self) -> None:
         """Let the file go as it is: it keeps the name of an unfinished one."""
-        os.close(self._fd)
+        self._release()
+        with contextlib.suppress(OSError):  # its descriptor is gone all the same
+            os.close(self._fd)
 
-    def _register(self, channel: Channel) -> ChannelRecord:
+    def _release(self) -> None:
+        """Let go of what only writing needs, the index of all chunks above all: many are kept that are closed."""
+        self._writer = None
+        self._schemas.clear()
+        self._channels.clear()
+
+    def _register(self, writer: Writer, channel: Channel) -> ChannelRecord:
         name = channel.schema
         if name and name not in self._schemas:
             encoding, data = schema_of(name)
-            schema_id = self._writer.register_schema(name, encoding, data)
+            schema_id = writer.register_schema(name, encoding, data)
             self._schemas[name] = Schema(schema_id, data, encoding, name)
         schema_id = self._schemas[name].id if name else 0
-        channel_id = self._writer.register_channel(channel.topic, channel.encoding, schema_id)
+        channel_id = writer.register_channel(channel.topic, channel.encoding, schema_id)
         self._is_fresh = True
         return ChannelRecord(channel_id, channel.topic, channel.encoding, {}, schema_id)
 

@@ -20,7 +20,8 @@ class Syncer:
     looks whether the disk is too full.
 
     It alone closes the files of segments, so that none is closed while it is being synced. A segment that a full disk
-    keeps from being closed is tried again every second; any other failure leaves it unfinished.
+    keeps from being closed is tried again every second; any other failure leaves it unfinished. No failure of the
+    disk ends the thread.
     """
 
     def __init__(self, guard: DiskGuard) -> None:
@@ -44,7 +45,7 @@ class Syncer:
             self._open, self._trouble = segment, ""
 
     def trouble(self) -> str:
-        """Why the recording has to stop: the open segment can't be synced, or the disk is too full."""
+        """Why the recording has to stop: the open segment can't be synced, or the disk is too full, or fails."""
         return self._trouble
 
     def close(self) -> None:
@@ -55,8 +56,11 @@ class Syncer:
 
     def _work(self) -> None:
         while not self._ended.wait(SYNC_S):
-            self._close_done()
-            trouble = self._guard.check()
+            try:
+                self._close_done()
+                trouble = self._guard.check()
+            except OSError as error:
+                trouble = error.strerror or str(error)
             with self._lock:
                 segment = self._open
             if segment is None:

@@ -125,8 +125,10 @@ class RecordQueue:
             self._changed.notify_all()
 
     @property
-    def is_closed(self) -> bool:
-        return self._closed
+    def is_drained(self) -> bool:
+        """It is closed and empty: nothing will ever be taken again."""
+        with self._changed:
+            return self._closed and not self._items
 
     def _has_room(self, size: int) -> bool:
         return self.size + size <= self._limit and len(self._items) < self._count

@@ -171,7 +171,7 @@ class Recorder:
         ticked_s = time.monotonic()
         while True:
             item = self._queue.take(0 if self._ring and self._ring.is_busy else TICK_S)
-            if item is None and self._queue.is_closed:
+            if item is None and self._queue.is_drained:
                 break
             if item is not None:
                 self._take(item)
