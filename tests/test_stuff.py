@@ -184,7 +184,7 @@ def test_it_is_deterministic_after_a_reset():
 
 @pytest.mark.skipif(not CAMVID.is_dir(), reason="CamVid val is not beside the checkout")
 def test_on_a_real_clip_flicker_falls_by_a_tenth_and_miou_does_not():
-    """The whole of it, as in docs/propagation.md."""
+    """The whole of it, as in docs/history.md."""
     from perception.build import open_model
     from perception.images import load_image
     from perception.models.card import find
