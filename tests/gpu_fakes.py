@@ -20,6 +20,10 @@ TYPES = {"tensor(float)": "FLOAT", "tensor(uint8)": "UINT8", "tensor(float16)": 
 class Error(Enum):
     cudaSuccess = 0
     cudaErrorMemoryAllocation = 2
+    cudaErrorInsufficientDriver = 35
+    cudaErrorNoDevice = 100
+    cudaErrorLaunchFailure = 719
+    cudaErrorSystemNotReady = 802
     cudaErrorStreamCaptureUnsupported = 900
 
 
@@ -43,6 +47,7 @@ class FakeCuda:
         self.blocks: dict[int, Any] = {}
         self.captured: list[Callable[[], None]] | None = None
         self.launches = self.waits = self.uploads = 0
+        self.is_lost = False
 
     def do(self, work: Callable[[], None]) -> None:
         """Now, or later where a stream is being captured."""
@@ -117,6 +122,8 @@ class FakeCuda:
     cudaGraphExecDestroy = cudaGraphDestroy
 
     def cudaMemGetInfo(self):
+        if self.is_lost:
+            return Error.cudaErrorLaunchFailure, None, None
         used = sum(len(b) for b in self.blocks.values())
         return Error.cudaSuccess, self.room - used, self.room
 

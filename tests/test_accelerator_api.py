@@ -7,12 +7,15 @@ the two libraries.
 from __future__ import annotations
 
 import json
+import tomllib
+from pathlib import Path
 
 import pytest
 
 from tests.gpu.api_facts import FACTS
 from tests.gpu.api_names import Use, uses
 
+ROOT = Path(__file__).resolve().parents[1]
 KNOWN = json.loads(FACTS.read_text())
 USES = uses()
 
@@ -54,6 +57,12 @@ def test_every_version_has_what_the_sources_use(use):
 def test_the_facts_are_of_the_versions_that_are_promised():
     majors = {library: {v.split(".")[0] for v in KNOWN[library]["versions"]} for library in KNOWN}
     assert majors == {"tensorrt": {"8", "10", "11"}, "cuda-bindings": {"12", "13"}}
+
+
+def test_the_oldest_bindings_are_those_that_an_installation_may_have():
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    asked = [d.split(";")[0] for extra in extras.values() for d in extra if d.startswith("cuda-bindings")]
+    assert asked == [f"cuda-bindings>={KNOWN['cuda-bindings']['versions'][0]}"] * 2
 
 
 def test_the_reader_finds_what_the_engine_stands_on():

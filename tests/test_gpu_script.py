@@ -9,12 +9,14 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from perception.engines.plan import Precision, Progress, Target
 from perception.errors import ModelError
 from perception.protocols import Engine
 from tests.gpu.measure import Settings, measure
+from tests.gpu.steps import resident_mb
 from tests.gpu_fakes import FakeCuda, FakeLog, FakePlan, FakeTrt
 
 pytest.importorskip("cuda.bindings", reason="cuda-bindings is not installed; pip install 'perception-node[dev]'")
@@ -32,9 +34,11 @@ class StandIn:
     def target(self) -> Target:
         return Target(self.name, "0", "no GPU", "0.0", "0")
 
-    def compile(self, graph: Path, out: Path, precision: Precision, timing_cache: Path, progress: Progress) -> None:
+    def check(self, precision: Precision) -> None:
         if precision == "bf16":
             raise ModelError("this one has no bf16")
+
+    def compile(self, graph: Path, out: Path, precision: Precision, timing_cache: Path, progress: Progress) -> None:
         progress("copying", 1, 1)
         shutil.copy(graph, out)
 
@@ -42,12 +46,26 @@ class StandIn:
         return TensorRtEngine(FakeTrt, None, FakePlan(plan, self.gpu), FakeLog())
 
 
-def test_it_measures_everything_and_goes_on_after_a_precision_that_fails(tmp_path, monkeypatch):
-    gpu = FakeCuda()
-    monkeypatch.setattr(cuda, "cudart", gpu)
-    monkeypatch.setattr("tests.gpu.measure.WARM_UP", 0)
-    settings = Settings(tmp_path, camera=(640, 352), precisions=("fp32", "bf16"), compared=2, timed=1, soaked=1)
-    settings.say = lambda text: None
+@pytest.fixture
+def settings(tmp_path, monkeypatch) -> Settings:
+    monkeypatch.setattr("tests.gpu.steps.WARM_UP", 0)
+    few = Settings(tmp_path, camera=(640, 352), precisions=("fp32", "bf16"), compared=2, timed=1, soaked=1)
+    few.say = lambda text: None
+    return few
+
+
+@pytest.fixture
+def gpu(monkeypatch) -> FakeCuda:
+    fake = FakeCuda()
+    monkeypatch.setattr(cuda, "cudart", fake)
+    return fake
+
+
+def on_disk(folder: Path) -> dict:
+    return json.loads((folder / "measured.json").read_text())
+
+
+def test_it_measures_everything_and_goes_on_after_a_precision_that_fails(tmp_path, settings, gpu):
     figures = measure(settings, StandIn(gpu))
     assert figures["fp32"]["parity"] == {
         "labels_mean": 1.0, "labels_worst": 1.0, "things_mean": 1.0, "same_segments": 1.0, "frames": 2,
@@ -55,8 +73,43 @@ def test_it_measures_everything_and_goes_on_after_a_precision_that_fails(tmp_pat
     assert figures["fp32"]["replay"] == {"graphs": True, "why_not": "", "equal": True}
     assert figures["fp32"]["loss"]["points"] == 0
     assert {"with_propagator_ms", "kernels_ms", "outside_percent", "memory", "network_ms"} <= {*figures["fp32"]}
-    assert figures["bf16"] == {"failed": "this one has no bf16"}
-    assert json.loads((tmp_path / "measured.json").read_text()).keys() == figures.keys()
+    assert figures["bf16"] == {"build_s": "failed: this one has no bf16"}
+    assert not [*tmp_path.glob("*bf16*")]  # it was not even lowered
+    assert on_disk(tmp_path).keys() == figures.keys()
     text = (tmp_path / "measured.md").read_text()
     assert "| | fp32 | bf16 |" in text
     assert "failed: this one has no bf16" in text
+
+
+class WithoutMemory(StandIn):
+    """Compiles no propagator, and fails in a way that nobody thought of."""
+
+    def compile(self, graph: Path, out: Path, precision: Precision, timing_cache: Path, progress: Progress) -> None:
+        if graph.name.startswith("propagator"):
+            self.before = on_disk(out.parent)["fp32"]
+            raise ZeroDivisionError("none\nat all")
+        super().compile(graph, out, precision, timing_cache, progress)
+
+
+def test_a_step_that_fails_costs_no_other_and_all_before_is_on_disk(tmp_path, settings, gpu, monkeypatch):
+    def lost(*_arguments):
+        raise ModelError("no labels")
+
+    monkeypatch.setattr("tests.gpu.measure.lost", lost)
+    settings.precisions = ("fp32",)
+    compiler = WithoutMemory(gpu)
+    figures = measure(settings, compiler)["fp32"]
+    assert {"build_s", "parity", "replay", "network_ms", "kernels_ms", "loss"} <= {*compiler.before}
+    assert figures["loss"] == "failed: no labels"
+    assert figures["with_propagator_ms"] == "failed: ZeroDivisionError: none at all"
+    assert figures["memory"]["frames"] == 1
+    assert on_disk(tmp_path)["fp32"].keys() == figures.keys()
+    assert "| failed: ZeroDivisionError: none at all |" in (tmp_path / "measured.md").read_text()
+
+
+def test_memory_is_that_of_now_not_its_peak():
+    before = resident_mb()
+    block = np.ones(100 << 20, np.uint8)
+    assert resident_mb() - before > 90
+    del block
+    assert resident_mb() - before < 50

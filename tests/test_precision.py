@@ -81,6 +81,19 @@ def test_scales_are_symmetric(exact, frames, precision, kind):
     assert pairs.count("QuantizeLinear") == pairs.count("DequantizeLinear") > 50
 
 
+@pytest.mark.parametrize(("precision", "has_others"), [("int8", True), ("fp8", False)])
+def test_fp8_is_for_convolutions_that_tensorrt_computes_in_it(exact, frames, precision, has_others):
+    graph = in_precision(exact, precision, frames[:1]).graph
+    made_by = {name: node for node in graph.node for name in node.output}
+    shapes = {i.name: list(i.dims) for i in graph.initializer}
+    small = [n for n in graph.node if n.op_type == "Conv" and n.input[1] in made_by]
+    weights = [made_by[made_by[n.input[1]].input[0]].input[0] for n in small]  # behind DQ and Q
+    groups = {a.i for n in small for a in n.attribute if a.name == "group"}
+    assert len(small) > 30
+    assert (max(groups) > 1) is has_others
+    assert any(count % 16 for name in weights for count in shapes[name][:2]) is has_others
+
+
 def test_biases_take_back_what_rounding_moves(exact, frames):
     def mean(model: onnx.ModelProto) -> np.ndarray:
         wider = onnx.ModelProto()

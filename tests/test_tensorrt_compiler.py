@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -26,11 +27,17 @@ class OneGpu(FakeCuda):
         return (Error.cudaSuccess,)
 
 
+@pytest.fixture
+def gpu(monkeypatch) -> OneGpu:
+    fake = OneGpu(room=1 << 20)
+    monkeypatch.setattr(cuda, "cudart", fake)
+    return fake
+
+
 @pytest.fixture(params=["8.6.1", "11.4.0"])
-def trt(request, monkeypatch) -> FakeTensorRt:
+def trt(request, monkeypatch, gpu) -> FakeTensorRt:
     fake = FakeTensorRt(request.param)
     monkeypatch.setitem(sys.modules, "tensorrt", fake)  # type: ignore[arg-type]
-    monkeypatch.setattr(cuda, "cudart", OneGpu(room=1 << 20))
     return fake
 
 
@@ -68,11 +75,24 @@ def test_types_are_those_of_the_graph(trt, graph):
     (types,) = (what for name, what in trt.log if name == "types")
     if trt.__version__.startswith("8."):
         assert flags == ["FP16", "OBEY_PRECISION_CONSTRAINTS"]
-        assert types == ["", "half", "float"]
+        assert types["convolution"] == ("half", {0: "half"})
+        assert types["reduce"] == ("float", {0: "float"})
     else:
         assert flags == []
-        assert types == ["", "", ""]
+        assert not any(precision or outputs for precision, outputs in types.values())
     assert ("clear", "TF32") not in trt.log
+
+
+@pytest.mark.parametrize("trt", ["8.6.1"], indirect=True)
+def test_a_layer_of_reals_computes_in_them_whatever_it_makes(trt, graph):
+    compiled(graph, "fp16")
+    (types,) = (what for name, what in trt.log if name == "types")
+    assert types["topk"] == ("float", {0: "float"})  # cell numbers beside: they keep their type
+    assert types["greater"] == ("float", {})
+    assert types["select"] == ("half", {0: "half"})
+    assert types["resize"] == ("half", {0: "half"})
+    assert types["fill"] == ("float", {0: "float"})
+    assert types["gather"] == types["cast"] == ("", {})
 
 
 def test_the_reference_is_exact(trt, graph):
@@ -89,15 +109,58 @@ def test_progress_comes_to_its_end(trt, graph):
 
 def test_fp8_needs_a_version_that_has_it(trt, graph):
     if trt.__version__.startswith("8."):
-        with pytest.raises(ModelError, match=r"TensorRT 8\.6\.1 has no fp8; take fp16 or int8, or TensorRT 10"):
-            compiled(graph, "fp8")
+        for asked in (lambda: compiled(graph, "fp8"), lambda: TensorRtCompiler().check("fp8")):
+            with pytest.raises(ModelError, match=r"TensorRT 8\.6\.1 has no fp8; take fp16 or int8, or TensorRT 10"):
+                asked()
     else:
+        TensorRtCompiler().check("fp8")
         compiled(graph, "fp8")
 
 
 def test_what_the_parser_does_not_know_is_one_line(trt, graph):
     graph.write_bytes(b"a song")
     with pytest.raises(ModelError, match=r"^road.onnx: TensorRT .* can't read it: node 7: Unsupported operator Sing$"):
+        compiled(graph)
+
+
+# Whose fault it is: good plans are deleted for a ModelError
+
+OF_THE_GPU = [
+    "CUDA error 2: out of memory",
+    "[defaultAllocator.cpp::deallocate::61] Error Code 1: Cuda Runtime (unspecified launch failure)",
+    "Error Code 1: Cuda Runtime (an illegal memory access was encountered)",
+    "Error Code 1: Cuda Driver (invalid resource handle)",
+    "Error Code 1: Cuda Runtime (In allocate at /_src/common/defaultAllocator.cpp:57)",
+]
+OF_THE_PLAN = [
+    "Error Code 1: Serialization (Serialization assertion stdVersionRead == kSERIALIZATION_VERSION failed.)",
+    "Error Code 1: Cuda Driver (device kernel image is invalid)",
+]
+
+
+@pytest.mark.parametrize("says", OF_THE_GPU)
+def test_a_plan_is_not_to_blame_for_the_gpu(trt, graph, says):
+    trt.fails = f"{says}\nError Code 4: Internal Error (Engine deserialization failed.)"
+    with pytest.raises(DeviceError, match=rf"^road.onnx: TensorRT .* can't load it: {re.escape(says)}$"):
+        TensorRtCompiler().open(graph)
+
+
+@pytest.mark.parametrize("says", OF_THE_PLAN)
+def test_a_plan_that_tensorrt_or_cuda_refuses_is_to_blame(trt, graph, says):
+    trt.fails = f"{says}\nEngine deserialization failed."
+    with pytest.raises(ModelError, match="can't load it: Engine deserialization failed"):
+        TensorRtCompiler().open(graph)
+
+
+def test_a_plan_is_not_to_blame_where_cuda_fails_too(trt, graph, gpu):
+    trt.fails, gpu.is_lost = "Engine deserialization failed.", True
+    with pytest.raises(DeviceError, match="can't load it: cudaMemGetInfo failed: cudaErrorLaunchFailure"):
+        TensorRtCompiler().open(graph)
+
+
+def test_the_cause_is_found_behind_much_else(trt, graph):
+    trt.fails = "\n".join([OF_THE_GPU[1], *["--- node ---"] * 40])
+    with pytest.raises(DeviceError, match="launch failure"):
         compiled(graph)
 
 

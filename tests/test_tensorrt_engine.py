@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from perception.errors import DeviceError, ModelError
-from tests.gpu_fakes import FakeCuda, FakeLog, FakePlan, FakeTrt
+from tests.gpu_fakes import Error, FakeCuda, FakeLog, FakePlan, FakeTrt
 
 pytest.importorskip("cuda.bindings", reason="cuda-bindings is not installed; pip install 'perception-node[dev]'")
 
@@ -172,6 +174,47 @@ def test_without_a_gpu_cuda_says_its_own_name_of_the_error():
         pytest.skip("cuda-bindings finds no runtime library")
     with pytest.raises(ModelError, match="no NVIDIA GPU can be used: cudaGetDeviceCount failed: cudaError"):
         cuda.select(0)
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "says"),
+    [
+        (Error.cudaErrorNoDevice, ModelError, "no NVIDIA GPU can be used: .*: cudaErrorNoDevice, no NVIDIA"),
+        (Error.cudaErrorInsufficientDriver, ModelError, "or on a CUDA 12 driver: pip install 'cuda-bindings<13'"),
+        (Error.cudaErrorSystemNotReady, DeviceError, "^cudaGetDeviceCount failed: cudaErrorSystemNotReady"),
+    ],
+)
+def test_what_may_pass_is_no_fault_of_a_plan(gpu, error, kind, says):
+    def cudaGetDeviceCount():
+        return error, None
+
+    gpu.cudaGetDeviceCount = cudaGetDeviceCount
+    with pytest.raises(kind, match=says):
+        cuda.select(0)
+
+
+def test_bindings_that_can_t_load_the_driver_say_so_in_one_line(gpu):
+    def without_driver():
+        raise RuntimeError("Failed to dlopen libcuda.so.1")
+
+    gpu.cudaGetDeviceCount = without_driver
+    with pytest.raises(ModelError, match=r"^no NVIDIA GPU can be used: Failed to dlopen libcuda.so.1, .* install"):
+        cuda.select(0)
+
+
+LEFT = """
+from perception.engines import cuda
+from tests.gpu_fakes import FakeCuda
+gpu = cuda.cudart = FakeCuda()
+gpu.cudaFree = gpu.cudaFreeHost = lambda address: print("freed", flush=True)
+left = cuda.Buffer(8), cuda.Pinned((2,), "f4")
+print("left", flush=True)
+"""
+
+
+def test_nothing_is_freed_at_exit_where_a_hung_gpu_would_be_waited_for():
+    done = subprocess.run([sys.executable, "-c", LEFT], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "left\n"
 
 
 def test_the_driver_s_version_is_read_from_its_module(tmp_path):

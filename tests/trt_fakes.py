@@ -46,7 +46,7 @@ class FakeTensorRt:
     """What `perception.engines.tensorrt` uses of the module.
 
     Attributes:
-        fails: what the builder says instead of building.
+        fails: what the builder or the runtime says, line by line, instead of building or loading.
         log: what happened, in order.
     """
 
@@ -68,8 +68,25 @@ class FakeTensorRt:
     def Builder(self, log: Any) -> FakeBuilder:
         return FakeBuilder(self, log)
 
+    def Runtime(self, log: Any) -> FakeRuntime:
+        return FakeRuntime(self, log)
+
     def OnnxParser(self, network: Any, log: Any) -> FakeParser:
         return FakeParser(network)
+
+    def has_failed(self, log: Any) -> bool:
+        for line in self.fails.splitlines():
+            log.log(Severity.ERROR, line)
+        return bool(self.fails)
+
+
+class FakeRuntime:
+    def __init__(self, trt: FakeTensorRt, log: Any) -> None:
+        self.trt, self.log = trt, log
+
+    def deserialize_cuda_engine(self, plan: bytes) -> None:
+        """Gives none, as TensorRT does of a plan that it can't load."""
+        self.trt.has_failed(self.log)
 
 
 class FakeParser:
@@ -89,19 +106,28 @@ class FakeParser:
 class FakeBuilder:
     def __init__(self, trt: FakeTensorRt, log: Any) -> None:
         self.trt, self.log = trt, log
+        self.layers = [
+            Layer("cast", ["float"], ["half"]),
+            Layer("convolution", ["half"], ["half"]),
+            Layer("reduce", ["float"], ["float"]),
+            Layer("topk", ["float"], ["float", "int32"]),
+            Layer("greater", ["float", "float"], ["bool"]),
+            Layer("select", ["bool", "half", "half"], ["half"]),
+            Layer("resize", ["half", None], ["half"]),
+            Layer("fill", [], ["float"]),
+            Layer("gather", ["int32", "int32"], ["int32"]),
+        ]
 
     def create_network(self, flags: int) -> Any:
         self.trt.log.append(("flags", flags))
-        self.layers = [Layer("cast", "half"), Layer("convolution", "half"), Layer("reduce", "float")]
-        return SimpleNamespace(num_layers=3, get_layer=lambda i: self.layers[i], data=b"")
+        return SimpleNamespace(num_layers=len(self.layers), get_layer=lambda i: self.layers[i], data=b"")
 
     def create_builder_config(self) -> FakeConfig:
         return FakeConfig(self.trt)
 
     def build_serialized_network(self, network: Any, config: FakeConfig) -> Any:
-        self.trt.log.append(("types", [layer.precision for layer in self.layers]))
-        if self.trt.fails:
-            self.log.log(Severity.ERROR, self.trt.fails)
+        self.trt.log.append(("types", {layer.type: (layer.precision, layer.set) for layer in self.layers}))
+        if self.trt.has_failed(self.log):
             return None
         if config.progress_monitor:
             config.progress_monitor.phase_start("Building", None, 2)
@@ -111,13 +137,23 @@ class FakeBuilder:
 
 
 class Layer:
-    def __init__(self, kind: str, dtype: str) -> None:
-        self.type, self.dtype, self.num_outputs, self.precision = kind, dtype, 1, ""
+    """Of inputs, None where an optional one is not given, and outputs of these types."""
+
+    def __init__(self, kind: str, inputs: list[str | None], outputs: list[str]) -> None:
+        self.type, self.inputs, self.outputs = kind, inputs, outputs
+        self.num_inputs, self.num_outputs = len(inputs), len(outputs)
+        self.precision = ""
+        self.set: dict[int, str] = {}  # types of outputs
+
+    def get_input(self, index: int) -> Any:
+        dtype = self.inputs[index]
+        return None if dtype is None else SimpleNamespace(dtype=dtype)
 
     def get_output(self, index: int) -> Any:
-        return self
+        return SimpleNamespace(dtype=self.outputs[index])
 
-    def set_output_type(self, index: int, dtype: str) -> None: ...
+    def set_output_type(self, index: int, dtype: str) -> None:
+        self.set[index] = dtype
 
 
 class FakeConfig:

@@ -25,10 +25,12 @@ except ImportError:
 
 HINTS = {
     "cudaErrorMemoryAllocation": "the GPU's memory is full: end other programs on it",
-    "cudaErrorInsufficientDriver": "the NVIDIA driver is missing or older than CUDA's libraries: install a newer one",
+    "cudaErrorInsufficientDriver": "the NVIDIA driver is missing or older than cuda-bindings: install a newer driver, "
+    "or on a CUDA 12 driver: pip install 'cuda-bindings<13'",
     "cudaErrorNoDevice": "no NVIDIA GPU is visible",
     "cudaErrorDevicesUnavailable": "the GPU is taken by another program or in prohibited mode",
 }
+MISSING = ("cudaErrorNoDevice", "cudaErrorInsufficientDriver")  # what no waiting mends
 DRIVER_FILE = Path("/proc/driver/nvidia/version")
 
 
@@ -57,12 +59,17 @@ def select(device: int) -> None:
     """Make a GPU that of this thread.
 
     Raises:
-        ModelError: there is none of this number, or no driver, with the fix.
+        ModelError: there is none of this number, or no driver, with the fix. DeviceError: any other, it may pass.
     """
     try:
         count = call(cudart.cudaGetDeviceCount)
     except DeviceError as error:
-        raise ModelError(f"no NVIDIA GPU can be used: {error}") from None
+        if any(name in str(error) for name in MISSING):
+            raise ModelError(f"no NVIDIA GPU can be used: {error}") from None
+        raise
+    except RuntimeError as error:  # of bindings that don't find a library or a function of the driver
+        hint = HINTS["cudaErrorInsufficientDriver"]
+        raise ModelError(f"no NVIDIA GPU can be used: {error}, {hint}") from None
     if device >= count:
         raise ModelError(f"GPU {device} is not there: this machine has {count}")
     call(cudart.cudaSetDevice, device)
@@ -101,6 +108,7 @@ class Buffer:
         self.size = size
         self.address = int(call(cudart.cudaMalloc, max(1, size)))
         self.close = weakref.finalize(self, cudart.cudaFree, self.address)  # its error, of a lost device, is no news
+        self.close.atexit = False  # it would wait for a hung device; the driver frees what a process leaves
         call(cudart.cudaMemset, self.address, 0, max(1, size))
 
 
@@ -112,7 +120,7 @@ class Pinned:
         size = max(1, kind.itemsize * math.prod(shape))
         self.address = int(call(cudart.cudaHostAlloc, size, cudart.cudaHostAllocDefault))
         memory = (ctypes.c_uint8 * size).from_address(self.address)
-        weakref.finalize(memory, cudart.cudaFreeHost, self.address)
+        weakref.finalize(memory, cudart.cudaFreeHost, self.address).atexit = False  # as above
         self.array: NDArray = (
             np.ctypeslib.as_array(memory)[: kind.itemsize * math.prod(shape)].view(kind).reshape(shape)
         )

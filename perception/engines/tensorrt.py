@@ -26,7 +26,10 @@ if TYPE_CHECKING:
 
 WORKSPACE = 4 << 30  # most memory that a layer may use while it computes [bytes]
 SHARE_OF_FREE = 2  # and not more than the free memory divided by this
-LOST = ("out of memory", "outofmemory", "cuda failure", "cuda error", "cuda initialization failure", "cudaerror")
+# Words of TensorRT's that are of the GPU, in lower case: "Error Code 1: Cuda Runtime (unspecified launch failure)"
+LOST = ("out of memory", "outofmemory", "cudaerror", "cuda runtime", "cuda driver")
+LOST += ("cuda failure", "cuda error", "cuda initialization failure")
+REFUSED = "kernel image"  # CUDA's word for code that it can't load: the plan's fault after all
 
 
 class TensorRtCompiler:
@@ -42,13 +45,21 @@ class TensorRtCompiler:
         self.device = device
 
     def target(self) -> Target:
-        """This machine's. Raises ModelError, with the fix, where TensorRT, a driver or the GPU is missing."""
+        """This machine's.
+
+        Raises:
+            ModelError: TensorRT, a driver or the GPU is missing, with the fix. DeviceError: CUDA can't use it now.
+        """
         trt = load_tensorrt()
         from perception.engines import cuda
 
         cuda.select(self.device)
         device, driver = cuda.device_name(self.device), cuda.driver_version()
         return Target(self.name, trt.__version__, device, cuda.capability(self.device), driver)
+
+    def check(self, precision: Precision) -> None:
+        """Raises ModelError where this TensorRT has no such precision: before anybody makes a graph in it."""
+        check_precision(load_tensorrt(), precision)
 
     def compile(self, graph: Path, out: Path, precision: Precision, timing_cache: Path, progress: Progress) -> None:
         """Write the plan of a graph to `out`; minutes. The graph's types are the plan's: see `models.lowering`.
@@ -82,7 +93,7 @@ class TensorRtCompiler:
         plan = builder.build_serialized_network(network, config)
         del monitor
         if plan is None:
-            raise _failure(f"{graph.name}: TensorRT {trt.__version__} can't compile it: {log.last('no reason given')}")
+            raise _failure(f"{graph.name}: TensorRT {trt.__version__} can't compile it", log)
         _write(out, plan)
         _write(timing_cache, cache.serialize())
         progress(COMPILING, 1, 1)
@@ -105,7 +116,7 @@ class TensorRtCompiler:
         except OSError as error:
             raise ModelError(f"{plan}: {reason(error)}") from None
         if engine is None:
-            raise _failure(f"{plan.name}: TensorRT {trt.__version__} can't load it: {log.last('no reason given')}")
+            raise _failure(f"{plan.name}: TensorRT {trt.__version__} can't load it", log)
         return TensorRtEngine(trt, runtime, engine, log)
 
 
@@ -128,16 +139,40 @@ def _made(kind: Callable[[Any], Any], log: Any) -> Any:
     try:
         return kind(log)
     except TypeError as error:
-        raise _failure(f"TensorRT can't start: {log.last(str(error))}") from None
+        raise _failure("TensorRT can't start", log, log.last(str(error))) from None
 
 
-def _failure(text: str) -> ModelError | DeviceError:
-    """A DeviceError where TensorRT's words are of the GPU, not of the graph."""
-    return DeviceError(text) if any(word in text.lower() for word in LOST) else ModelError(text)
+def _failure(what: str, log: Any, why: str = "") -> ModelError | DeviceError:
+    """A DeviceError where TensorRT or CUDA says that it is the GPU: a caller deletes a plan for a ModelError.
+
+    Args:
+        what: what failed.
+        log: all of it counts, since TensorRT sums up ("Engine deserialization failed.") after it has told the cause.
+        why: if it is not the GPU; else the log's last words.
+    """
+    if cause := next((words for words in log.told if _is_of_gpu(words)), "") or _gpu_error():
+        return DeviceError(f"{what}: {cause[:300]}")
+    return ModelError(f"{what}: {why or log.last('no reason given')}")
+
+
+def _is_of_gpu(words: str) -> bool:
+    lower = words.lower()
+    return any(word in lower for word in LOST) and REFUSED not in lower
+
+
+def _gpu_error() -> str:
+    """CUDA's words where a cheap call fails by now, as all do once the GPU is lost."""
+    from perception.engines import cuda
+
+    try:
+        cuda.memory()
+    except DeviceError as error:
+        return str(error)
+    return ""
 
 
 def _parse(trt: Any, network: Any, graph: Path, log: Any) -> None:
-    """Raises ModelError with the first thing that the parser does not understand."""
+    """Raises ModelError with the first thing that the parser does not understand, DeviceError where it is the GPU."""
     parser = trt.OnnxParser(network, log)
     try:
         data = graph.read_bytes()
@@ -146,10 +181,8 @@ def _parse(trt: Any, network: Any, graph: Path, log: Any) -> None:
     if parser.parse(data):
         return
     wrong = parser.get_error(0) if parser.num_errors else None
-    if wrong is None:
-        raise _failure(f"{graph.name}: TensorRT {trt.__version__} can't read it: {log.last('no reason given')}")
-    words = " ".join(wrong.desc().split())[:300]
-    raise ModelError(f"{graph.name}: TensorRT {trt.__version__} can't read it: node {wrong.node()}: {words}")
+    why = "" if wrong is None else f"node {wrong.node()}: {' '.join(wrong.desc().split())[:300]}"
+    raise _failure(f"{graph.name}: TensorRT {trt.__version__} can't read it", log, why)
 
 
 def _with_timings(config: Any, file: Path) -> Any:

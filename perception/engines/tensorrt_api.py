@@ -16,7 +16,7 @@ DTYPES = {"FLOAT": "float32", "HALF": "float16", "INT8": "int8", "INT32": "int32
 DTYPES |= {"UINT8": "uint8"}  # of inputs and outputs; BF16 and FP8 have no numpy type and stay inside
 NEEDS = {"bf16": "BF16", "fp8": "FP8"}  # of DataType
 COMPILING = "TensorRT is compiling"
-KEPT_LOG = 8  # messages of warnings and errors
+KEPT_LOG = 64  # errors: a parser prints a whole node after what is wrong with it
 
 
 def load_tensorrt() -> Any:
@@ -30,7 +30,7 @@ def load_tensorrt() -> Any:
 
 
 def logger(trt: Any) -> Any:
-    """TensorRT's logger, that keeps the last warnings and errors in `told` instead of printing them."""
+    """TensorRT's logger, that keeps the last errors in `told` instead of printing them."""
 
     class Log(trt.ILogger):
         def __init__(self) -> None:
@@ -82,16 +82,22 @@ def set_precision(trt: Any, config: Any, network: Any, precision: Precision) -> 
 
 
 def _constrain(trt: Any, network: Any) -> None:
-    """Each layer of floats computes in the type that the graph gives what it makes. Only before 10."""
+    """Each layer that reads or makes floats computes in the graph's type for them. Only before 10.
+
+    Those that make something else, too: comparisons and top k, whose float32 cell numbers and squares float16 lacks.
+    """
     reals = (trt.DataType.FLOAT, trt.DataType.HALF)
     for i in range(network.num_layers):
         layer = network.get_layer(i)
         if layer.type in (trt.LayerType.CONSTANT, trt.LayerType.SHAPE, trt.LayerType.CAST):
             continue
-        types = [layer.get_output(k).dtype for k in range(layer.num_outputs)]
-        if types and all(t in reals for t in types):
-            layer.precision = types[0]
-            for k, kind in enumerate(types):
+        made = [layer.get_output(k).dtype for k in range(layer.num_outputs)]
+        tensors = [layer.get_input(k) for k in range(layer.num_inputs)]  # None: an optional one that is not given
+        read = [tensor.dtype for tensor in tensors if tensor is not None]
+        if kinds := [kind for kind in (*read, *made) if kind in reals]:
+            layer.precision = kinds[0]
+        for k, kind in enumerate(made):
+            if kind in reals:
                 layer.set_output_type(k, kind)
 
 

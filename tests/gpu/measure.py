@@ -4,19 +4,18 @@
 
 Build, parity with ONNX Runtime, replay of CUDA graphs, latency, the share of a frame outside the kernels, memory over
 10,000 frames, and what each precision costs. --frames: real pictures of the camera (rendered ones without); --labelled:
-a folder of images/ and labels/, such as CamVid test. Takes some minutes a precision, most of it TensorRT's.
+a folder of images/ and labels/, such as CamVid test. Takes some minutes a precision, most of it TensorRT's; the files
+are written after each step, so that a run that is cut short leaves what it had.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import resource
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,26 +24,31 @@ from perception.drives.rendered import RenderedDrive
 from perception.engines import open_engine
 from perception.engines.plan import PlanCompiler, Precision, Target
 from perception.errors import PerceptionError
-from perception.evaluation.classes import scored_classes
-from perception.evaluation.truth import LabelFolder, pictures_of
 from perception.images import load_image
 from perception.models.card import ModelFiles, find
 from perception.models.compiled import CompiledModel
 from perception.models.graph import scaled
 from perception.models.lowering import carrying_precision, lower, lowered
-from perception.models.precision_loss import PrecisionLoss, precision_loss
 from perception.pipeline import Pipeline
 from perception.propagation.fusion import FusedPropagator
 from perception.propagation.memory import MemoryCarrier
 from perception.propagation.tracks import LifeCycle
 from perception.protocols import Engine
 from perception.types import Frame
+from tests.gpu.record import Figures, Record, table
+from tests.gpu.steps import growth, latency, lost, outside, parity, replay
 
 PERIOD_NS = 33_333_333
-WARM_UP = 20
 CALIBRATE = 50  # frames
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
-Figures = dict[str, Any]
+
+
+class CheckingCompiler(PlanCompiler, Protocol):
+    """A compiler that is asked for a precision before anything is lowered and calibrated for it."""
+
+    def check(self, precision: Precision) -> None:
+        """Raises ModelError for one that this version does not have."""
+        ...
 
 
 @dataclass
@@ -61,8 +65,20 @@ class Settings:
     say: Callable[[str], None] = field(default=lambda text: print(text, flush=True))
 
 
-def measure(settings: Settings, compiler: PlanCompiler) -> Figures:
-    """All figures; a precision that fails says why, and the others go on."""
+@dataclass(frozen=True)
+class Run:
+    """What all precisions have in common."""
+
+    settings: Settings
+    compiler: CheckingCompiler
+    files: ModelFiles
+    reference: CompiledModel  # float32 on the CPU
+    images: list[NDArray[np.uint8]]
+    record: Record
+
+
+def measure(settings: Settings, compiler: CheckingCompiler) -> Figures:
+    """All figures; what fails says why, and the others go on."""
     files, target = find(settings.model), compiler.target()
     images = frames_of(settings)
     settings.out.mkdir(parents=True, exist_ok=True)
@@ -70,14 +86,11 @@ def measure(settings: Settings, compiler: PlanCompiler) -> Figures:
     reference = CompiledModel(files, _on_cpu(exact.SerializeToString(), settings.out))
     figures: Figures = {"target": _told(target), "camera": "{}x{}".format(*settings.camera), "model": settings.model}
     figures["pictures"] = settings.frames.name if settings.frames else "rendered"
+    run = Run(settings, compiler, files, reference, images, Record(settings.out, figures))
     for precision in settings.precisions:
         settings.say(precision)
-        try:
-            figures[precision] = _one(settings, compiler, files, reference, images, precision)
-        except PerceptionError as error:
-            figures[precision] = {"failed": str(error)}
-        (settings.out / "measured.json").write_text(json.dumps(figures, indent=1) + "\n")
-        (settings.out / "measured.md").write_text(table(figures))
+        with run.record.step(precision, "build_s"):
+            _one(run, precision)
     reference.close()
     return figures
 
@@ -98,212 +111,82 @@ def _on_cpu(graph: bytes, folder: Path) -> Engine:
     return open_engine(path, "onnxruntime")
 
 
-def _one(
-    settings: Settings,
-    compiler: PlanCompiler,
-    files: ModelFiles,
-    reference: CompiledModel,
-    images: list[NDArray[np.uint8]],
-    precision: Precision,
-) -> Figures:
-    graphs = lowered(files, settings.camera, precision, images[:CALIBRATE], ("network", "propagator"))
-    engine, built = _built(settings, compiler, graphs["network"], f"network-{precision}", precision)
-    compiled = CompiledModel(files, engine)
+def _one(run: Run, precision: Precision) -> None:
+    """A precision; raises what went wrong before there was a plan to measure."""
+    run.compiler.check(precision)
+    graphs = lowered(run.files, run.settings.camera, precision, run.images[:CALIBRATE], ("network", "propagator"))
+    engine, built = _built(run, graphs["network"], f"network-{precision}", precision)
+    compiled = CompiledModel(run.files, engine)
     try:
-        figures: Figures = {"build_s": built, "parity": parity(reference, compiled, images)}
-        figures["replay"] = replay(compiled, images)
-        figures["network_ms"] = latency(lambda i: compiled(images[i % len(images)]), settings.timed)
-        figures |= _outside(engine, figures["network_ms"]["p50"], min(200, settings.timed))
-        figures["loss"] = _lost(settings, files, reference, compiled, images)
+        with run.record.step(precision, "build_s") as figures:
+            figures["build_s"] = built
+        _measured(run, precision, compiled)
         if "propagator" in graphs:
-            figures |= _followed(settings, compiler, files, compiled, images, precision, graphs["propagator"])
-        figures["memory"] = growth(compiled, images, settings.soaked)
+            with run.record.step(precision, "with_propagator_ms") as figures:
+                figures |= _followed(run, compiled, precision, graphs["propagator"])
+        with run.record.step(precision, "memory") as figures:
+            figures["memory"] = growth(compiled, run.images, run.settings.soaked)
     finally:
         compiled.close()
-    return figures
 
 
-def _built(
-    settings: Settings, compiler: PlanCompiler, graph: bytes, name: str, precision: Precision
-) -> tuple[Engine, float]:
-    path, plan = settings.out / f"{name}.onnx", settings.out / f"{name}.plan"
+def _measured(run: Run, precision: Precision, compiled: CompiledModel) -> None:
+    """The network alone."""
+    images, timed = run.images, run.settings.timed
+    with run.record.step(precision, "parity") as figures:
+        figures["parity"] = parity(run.reference, compiled, images)
+    with run.record.step(precision, "replay") as figures:
+        figures["replay"] = replay(compiled, images)
+    with run.record.step(precision, "network_ms") as figures:
+        figures["network_ms"] = latency(lambda i: compiled(images[i % len(images)]), timed)
+    with run.record.step(precision, "kernels_ms") as figures:
+        figures |= outside(compiled.engine, figures["network_ms"]["p50"], min(200, timed))
+    with run.record.step(precision, "loss") as figures:
+        figures["loss"] = lost(run.reference, compiled, images, run.settings.labelled)
+
+
+def _built(run: Run, graph: bytes, name: str, precision: Precision) -> tuple[Engine, float]:
+    path, plan = run.settings.out / f"{name}.onnx", run.settings.out / f"{name}.plan"
     path.write_bytes(graph)
     began, last = time.perf_counter(), [0.0]
 
     def progress(what: str, done: int, of: int) -> None:
         if time.perf_counter() - last[0] > 5:
             last[0] = time.perf_counter()
-            settings.say(f"  {name}: {what} {done}/{of}")
+            run.settings.say(f"  {name}: {what} {done}/{of}")
 
-    compiler.compile(path, plan, precision, settings.out / "timings.cache", progress)
-    return compiler.open(plan), round(time.perf_counter() - began, 1)
-
-
-def parity(reference: CompiledModel, compiled: CompiledModel, images: Sequence[NDArray[np.uint8]]) -> Figures:
-    """Shares of equal class and instance pixels, and of frames with the same segments, against float32 on the CPU."""
-    labels, ids, same = [], [], []
-    for image in images:
-        a, b = reference(image), compiled(image)
-        labels.append(float((a.labels == b.labels).mean()))
-        ids.append(float(((a.id_map > 0) == (b.id_map > 0)).mean()))
-        same.append([s.class_id for s in a.segments] == [s.class_id for s in b.segments])
-    shares = {"labels_mean": float(np.mean(labels)), "labels_worst": min(labels), "things_mean": float(np.mean(ids))}
-    return shares | {"same_segments": float(np.mean(same)), "frames": len(images)}
+    run.compiler.compile(path, plan, precision, run.settings.out / "timings.cache", progress)
+    return run.compiler.open(plan), round(time.perf_counter() - began, 1)
 
 
-def replay(compiled: CompiledModel, images: Sequence[NDArray[np.uint8]]) -> Figures:
-    """Whether steps are replayed as CUDA graphs, and say the same of the same frame each time."""
-    first = [compiled(image).labels for image in images[:2]]
-    again = [compiled(image).labels for _ in range(2) for image in images[:2]]
-    equal = all(np.array_equal(again[i], first[i % len(first)]) for i in range(len(again)))
-    engine = compiled.engine
-    return {
-        "graphs": getattr(engine, "replays", False),
-        "why_not": getattr(engine, "why_not_replayed", ""),
-        "equal": equal,
-    }
-
-
-def latency(step: Callable[[int], object], count: int) -> Figures:
-    """[ms] of the host's clock, from bytes to results."""
-    times = []
-    for i in range(WARM_UP + count):
-        began = time.perf_counter_ns()
-        step(i)
-        times.append((time.perf_counter_ns() - began) / 1e6)
-    p50, p99 = np.percentile(times[WARM_UP:], (50, 99))
-    return {"p50": round(float(p50), 3), "p99": round(float(p99), 3), "frames": count}
-
-
-def _outside(engine: Engine, whole_ms: float, repeats: int) -> Figures:
-    """The share of a frame that is not the plan's own kernels."""
-    kernels_ms = getattr(engine, "kernels_ms", None)
-    if kernels_ms is None:
-        return {}
-    kernels = float(np.median(kernels_ms(repeats)))
-    return {"kernels_ms": round(kernels, 3), "outside_percent": round(100 * (1 - kernels / whole_ms), 1)}
-
-
-def _lost(
-    settings: Settings,
-    files: ModelFiles,
-    reference: CompiledModel,
-    compiled: CompiledModel,
-    images: Sequence[NDArray[np.uint8]],
-) -> Figures:
-    """Points of IoU that the precision loses, on labelled pictures where there are some."""
-    classes = [c.name for c in files.card.classes]
-    truths: list[NDArray[np.uint8]] = []
-    if settings.labelled:
-        folder = LabelFolder(settings.labelled, scored_classes(tuple(classes), ()))
-        pictures = pictures_of(settings.labelled, folder)
-        images = [scaled(load_image(path), *settings.camera) for path in pictures.values()]
-        truths = [np.asarray(folder.read(name).labels, np.uint8) for name in pictures]
-    loss = precision_loss(lambda i: reference(i).labels, lambda i: compiled(i).labels, images, classes, truths)
-    return _loss_figures(loss)
-
-
-def _loss_figures(loss: PrecisionLoss) -> Figures:
-    rows = {name: [round(before, 2), round(after, 2)] for name, before, after, _ in loss.rows()}
-    means = [round(100 * float(np.nanmean(v)), 2) for v in (loss.before, loss.after)]
-    against = "labels" if loss.has_truth else "float32's class maps"
-    worst = f"{loss.worst[0]} {loss.worst[1]:.2f}"
-    return {"against": against, "frames": loss.frames, "miou": means, "points": round(loss.mean, 3), "worst": worst} | {
-        "by_class": rows
-    }
-
-
-def _followed(
-    settings: Settings,
-    compiler: PlanCompiler,
-    files: ModelFiles,
-    compiled: CompiledModel,
-    images: Sequence[NDArray[np.uint8]],
-    precision: Precision,
-    graph: bytes,
-) -> Figures:
+def _followed(run: Run, compiled: CompiledModel, precision: Precision, graph: bytes) -> Figures:
     """Network and memory, from camera bytes to a scene; features and state stay on the GPU."""
     low = carrying_precision(precision)
-    engine, _ = _built(settings, compiler, graph, f"propagator-{precision}", low)
-    table_ = files.card.class_table()
+    engine, _ = _built(run, graph, f"propagator-{precision}", low)
+    try:
+        return {"with_propagator_ms": _scenes(run, compiled, engine), "propagator_precision": low}
+    finally:
+        compiled.wants_features = False
+        engine.close()
+
+
+def _scenes(run: Run, compiled: CompiledModel, engine: Engine) -> Figures:
+    images, table_ = run.images, run.files.card.class_table()
     compiled.wants_features = True
     compiled.leave_features()
     propagator = FusedPropagator(
         compiled.mask_size, LifeCycle(3, 10**9), MemoryCarrier(engine), len(table_.names), table_.thing_ids, False
     )
     pipeline = Pipeline(compiled, propagator)
-    step = latency(lambda i: pipeline.step(Frame(i, i * PERIOD_NS, "front", images[i % len(images)])), settings.timed)
-    propagator.close()
-    compiled.wants_features = False
-    return {"with_propagator_ms": step, "propagator_precision": low}
-
-
-def growth(compiled: CompiledModel, images: Sequence[NDArray[np.uint8]], count: int) -> Figures:
-    """Memory of GPU and process before and after many frames [MB]."""
-    compiled(images[0])
-    gpu, host = _gpu_used(), _resident()
-    for i in range(count):
-        compiled(images[i % len(images)])
-    return {"frames": count, "gpu_mb": round(_gpu_used() - gpu, 2), "process_mb": round(_resident() - host, 2)}
-
-
-def _gpu_used() -> float:
-    try:
-        from perception.engines import cuda
-
-        free, whole = cuda.memory()
-    except PerceptionError:
-        return float("nan")
-    return (whole - free) / 1e6
-
-
-def _resident() -> float:
-    """Most memory that the process has had [MB]."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+    return latency(
+        lambda i: pipeline.step(Frame(i, i * PERIOD_NS, "front", images[i % len(images)])), run.settings.timed
+    )
 
 
 def _told(target: Target) -> Figures:
     return {"GPU": target.device, "capability": target.capability, "driver": target.driver} | {
         target.compiler: target.version
     }
-
-
-def table(figures: Figures) -> str:
-    """Markdown, a column a precision."""
-    told = ", ".join(f"{key} {value}" for key, value in figures["target"].items())
-    names = [name for name in get_args(Precision) if name in figures]
-    lines = [f"{told}; {figures['model']}, camera {figures['camera']}, {figures['pictures']} pictures", ""]
-    lines += ["| | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
-    for title, show in ROWS.items():
-        lines.append(f"| {title} | " + " | ".join(_shown(figures[name], show) for name in names) + " |")
-    return "\n".join(lines) + "\n"
-
-
-def _shown(figures: Figures, show: Callable[[Figures], str]) -> str:
-    if "failed" in figures:
-        return f"failed: {figures['failed'][:80]}"
-    try:
-        return show(figures)
-    except KeyError:
-        return "not measured"
-
-
-ROWS: dict[str, Callable[[Figures], str]] = {
-    "build [s]": lambda f: f"{f['build_s']}",
-    "class pixels equal to float32 on the CPU, mean (worst frame) [%]": lambda f: (
-        f"{100 * f['parity']['labels_mean']:.2f} ({100 * f['parity']['labels_worst']:.2f})"
-    ),
-    "frames with the same segments [%]": lambda f: f"{100 * f['parity']['same_segments']:.0f}",
-    "replayed as CUDA graphs, always the same": lambda f: f"{f['replay']['graphs']}, {f['replay']['equal']}",
-    "network, bytes to masks, p50 / p99 [ms]": lambda f: "{p50} / {p99}".format(**f["network_ms"]),
-    "with the propagator, bytes to scene, p50 / p99 [ms]": lambda f: "{p50} / {p99}".format(**f["with_propagator_ms"]),
-    "kernels alone, p50 [ms]; the rest of the frame [%]": lambda f: f"{f['kernels_ms']}; {f['outside_percent']}",
-    "memory after more frames: GPU, process [MB]": lambda f: (
-        f"{f['memory']['gpu_mb']}, {f['memory']['process_mb']} ({f['memory']['frames']} frames)"
-    ),
-    "mIoU: float32, this": lambda f: "{}, {}".format(*f["loss"]["miou"]) + f" against {f['loss']['against']}",
-    "class that loses most [points]": lambda f: f["loss"]["worst"],
-}
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
 """int8 and fp8 by explicit QuantizeLinear and DequantizeLinear, symmetric, as every TensorRT wants it.
 
 Activations have one scale a tensor, from real frames; weights one a channel in int8 and one a tensor in fp8. Biases
-take back what the rounding of the weights moves.
+take back what the rounding of the weights moves. fp8 is only where TensorRT has convolutions in it.
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ FLOAT_PARTS = (
 )
 KINDS = {"int8": (TensorProto.INT8, 127.0), "fp8": (TensorProto.FLOAT8E4M3FN, GREATEST_FLOAT8)}  # type, greatest number
 ROUNDINGS: dict[str, Rounding] = {"int8": to_int8, "fp8": to_float8}
+FP8_CHANNELS = 16  # TensorRT's fp8 convolutions have multiples of it in and out, and no groups (TensorRT#4524)
 KEPT_SHARE = 0.9999  # of an activation's values in a frame are within its range
 EVERY = 5  # values that is estimated from
 
@@ -65,7 +66,7 @@ def quantise(model: onnx.ModelProto, precision: Literal["int8", "fp8"], frames: 
         raise ModelError(f"{precision} needs real frames to be calibrated on; give some, or take fp16")
     if [value.name for value in graph.input] != [FRAME]:
         raise ModelError(f"{precision} is for graphs that take a camera's frame; take fp16 for the propagator")
-    kept = deciding(graph)
+    kept = deciding(graph) | (_without_fp8(graph) if precision == "fp8" else set())
     few = frames[:: -(-len(frames) // ENOUGH_FOR_MEANS)]
 
     def rounding(node: str) -> Rounding | None:
@@ -80,6 +81,17 @@ def quantise(model: onnx.ModelProto, precision: Literal["int8", "fp8"], frames: 
         node.input[0] = writer.activation(node.input[0], ranges[node.input[0]])
         node.input[1] = writer.weight(node.input[1], numpy_helper.to_array(constants[node.input[1]]))
     writer.insert()
+
+
+def _without_fp8(graph: onnx.GraphProto) -> set[str]:
+    """Names of the convolutions for which TensorRT has no fast fp8: Q/DQ would only cost their rounding."""
+    channels = {i.name: i.dims[:2] for i in graph.initializer}
+
+    def is_without(node: onnx.NodeProto) -> bool:
+        has_groups = any(a.name == "group" and a.i > 1 for a in node.attribute)
+        return has_groups or any(count % FP8_CHANNELS for count in channels.get(node.input[1], ()))
+
+    return {node.name for node in graph.node if node.op_type == "Conv" and is_without(node)}
 
 
 def stays_float(node: str) -> bool:
