@@ -2,10 +2,11 @@
 
 What goes wrong is told by files in the folder $PLAN_FAULTS, read when it would happen, also in the child of a build:
 
-    compile   slow | fail | crash | stderr | oom | wrong | full: how a build goes ("wrong" compiles another network)
+    compile   slow | fail | crash | stderr | oom | gpu | wrong | full: how a build goes ("wrong" compiles another
+              network, "gpu" finds the GPU full)
     open      oom | broken | crash: how loading goes
     run       oom | lost | hang | slow | wrong | bug | crash: how a call goes
-    target    name of the device
+    target    name of the device | none | bug
 """
 
 from __future__ import annotations
@@ -50,6 +51,8 @@ class HeaderCompiler:
     def target(self) -> Target:
         if fault("target") == "none":
             raise ModelError("no accelerator: plug one in")
+        if fault("target") == "bug":
+            raise RuntimeError("in the bindings")
         return Target("header", "1.0", fault("target") or "CPU", "0.0", "none")
 
     def compile(self, graph: Path, out: Path, precision: Precision, timing_cache: Path, progress: Progress) -> None:
@@ -93,6 +96,8 @@ def _go_wrong(how: str) -> None:
             os._exit(3)
         case "oom":
             raise MemoryError
+        case "gpu":
+            raise DeviceError("the GPU's memory is full")
         case "full":
             raise OSError(errno.ENOSPC, "No space left on device", "plan")
 

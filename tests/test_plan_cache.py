@@ -21,7 +21,7 @@ from perception.engines.building import Order, build, key_of, named
 from perception.engines.cache import PLAN, CacheError, PlanCache, PlanKey, Refusal
 from perception.engines.child_build import Cancelled, build_in_child
 from perception.engines.plan import Target
-from perception.errors import ModelError
+from perception.errors import DeviceError, ModelError
 from tests.plan_fakes import HEADER, HeaderCompiler
 from tests.test_node import until
 
@@ -55,6 +55,14 @@ def built(cache: PlanCache, graph: Path) -> PlanKey:
     key = key_of(HeaderCompiler(), graph, "fp16", {"frame": [64, 32]})
     build(HeaderCompiler(), cache, key, graph, quiet)
     return key
+
+
+def built_on(cache: PlanCache, key: PlanKey, day: str) -> None:
+    """Another build than that of now."""
+    manifest = cache.manifest(key)
+    assert manifest
+    path = cache.entry(key) / "manifest.json"
+    path.write_bytes(msgspec.json.encode(msgspec.structs.replace(manifest, built_at=day)))
 
 
 def order_of(cache: PlanCache, graph: Path, niceness: int = 0) -> Order:
@@ -188,6 +196,13 @@ def test_a_build_that_fails_says_why_and_leaves_nothing(
     assert names(cache) == []
 
 
+def test_a_build_on_a_full_gpu_says_that_it_was_the_gpu(cache: PlanCache, graph: Path, faults: Path) -> None:
+    (faults / "compile").write_text("gpu")
+    with pytest.raises(DeviceError, match="the GPU's memory is full"):
+        in_child(cache, graph)
+    assert names(cache) == []
+
+
 def test_a_build_that_is_cancelled_ends_its_child_and_leaves_nothing(
     cache: PlanCache, graph: Path, faults: Path
 ) -> None:
@@ -271,6 +286,20 @@ def test_who_dies_with_a_plan_is_remembered_until_that_is_forgiven(cache: PlanCa
     alive.end()
     cache.forgive(key)
     assert cache.deaths(key) == 0
+
+
+def test_a_plan_that_was_replaced_is_not_removed_for_the_one_before(
+    cache: PlanCache, graph: Path, faults: Path
+) -> None:
+    key = built(cache, graph)
+    before = cache.manifest(key)
+    cache.remove(key)
+    built(cache, graph)
+    built_on(cache, key, "2026-01-02")
+    cache.remove(key, before)
+    assert cache.find(key)
+    cache.remove(key, cache.manifest(key))
+    assert names(cache) == []
 
 
 def test_the_clock_of_a_build_is_in_its_manifest(cache: PlanCache, graph: Path, faults: Path) -> None:

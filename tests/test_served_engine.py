@@ -2,29 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from perception.errors import DeviceError
 from perception.protocols import TensorSpec
 from perception.serving.ladder import Ladder, ServedModel
-from perception.serving.rungs import Opened, Standing
+from perception.serving.rungs import Opened, Patience, Standing
 from perception.serving.served_engine import FETCH_EVERY, ServedEngine
-from perception.types import Panoptic
+from perception.serving.worker import Worker
+from perception.types import Features, Panoptic
+from tests.test_node import until
+
+HANG_S = 20.0  # most
 
 
 class Sum:
-    """y is the sum of all x so far, of which the state is the one before."""
+    """y is the sum of all keys so far, of which the state is the one before."""
 
     name = "sum"
-    inputs = (TensorSpec("x", (1,), "float32"), TensorSpec("memory_s", (1,), "float32"))
+    inputs = (TensorSpec("keys", (1,), "float32"), TensorSpec("memory_s", (1,), "float32"))
     outputs = (TensorSpec("y", (1,), "float32"), TensorSpec("next_s", (1,), "float32"))
 
     def __call__(self, arrays: Mapping[str, NDArray]) -> dict[str, NDArray]:
-        y = arrays["x"] + arrays["memory_s"]
+        y = arrays["keys"] + arrays["memory_s"]
         return {"y": y, "next_s": y.copy()}
 
     def close(self) -> None: ...
@@ -70,7 +75,7 @@ class NoModel:
     def close(self) -> None: ...
 
 
-ONE = {"x": np.ones(1, np.float32)}
+ONE = {"keys": np.ones(1, np.float32)}
 
 
 @pytest.fixture
@@ -135,3 +140,130 @@ def test_who_keeps_its_state_itself_gives_and_takes_it(ladder: Ladder) -> None:
     plain = ServedEngine(ladder, ladder.bottom.opened.carrier, ServedModel(ladder))
     out = plain({**ONE, "memory_s": np.full(1, 4, np.float32)})
     assert {name: float(value[0]) for name, value in out.items()} == {"y": 5, "next_s": 5}
+
+
+# Calls that hang
+
+
+class Hanging:
+    """What an engine's next call waits for, if anything."""
+
+    hang: threading.Event | None = None
+
+    def __call__(self, arrays: Mapping[str, NDArray]) -> dict[str, NDArray]:
+        if self.hang:
+            self.hang.wait(HANG_S)
+        return super().__call__(arrays)  # type: ignore[misc]
+
+
+class HangingSum(Hanging, Sum): ...
+
+
+class HangingKeepingSum(Hanging, KeepingSum): ...
+
+
+class DeviceArray:
+    """An array on a device: to fetch it may hang, too."""
+
+    hang: threading.Event | None = None
+
+    def __init__(self) -> None:
+        self.fetches = 0
+
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray:
+        self.fetches += 1
+        if self.hang:
+            self.hang.wait(HANG_S)
+        return np.ones(1, np.float32)
+
+
+class Seeing(NoModel):
+    def __init__(self, keys) -> None:
+        self.found = Features(keys, keys, keys, keys)
+
+    def __call__(self, image: NDArray[np.uint8]) -> Panoptic:
+        return Panoptic(image[..., 0], image[..., 0].astype(np.uint16), (), self.found)
+
+
+class Watching:
+    """Implements `ladder.Watcher`."""
+
+    has_time = True
+
+    def __init__(self) -> None:
+        self.steady: list[Standing] = []
+
+    def settled(self, standing: Standing) -> None:
+        self.steady.append(standing)
+
+    def fell(self, standing: Standing, reason: str) -> None: ...
+    def took(self, standing: Standing) -> None: ...
+    def left(self, standing: Standing) -> None: ...
+    def sampled(self, standing: Standing, image: NDArray[np.uint8], seen: Panoptic) -> None: ...
+
+
+IMAGE = np.zeros((1, 1, 3), np.uint8)
+
+
+@pytest.fixture
+def end() -> Iterator[threading.Event]:
+    """Of what hangs."""
+    event = threading.Event()
+    yield event
+    event.set()
+
+
+@pytest.fixture
+def worker(end: threading.Event) -> Iterator[Worker]:
+    worker = Worker("device")
+    yield worker
+    end.set()
+    worker.close()
+
+
+def on_device(model: NoModel, engine: Sum, worker: Worker) -> tuple[Ladder, ServedModel, ServedEngine]:
+    """They serve; the bottom sees keys of 2."""
+    ladder = Ladder(Opened("bottom", Seeing(np.array(2, np.float32)), Sum()), must_be_faster=False)
+    patience = Patience(least_s=0.5, first_s=0.5)
+    ladder.offer(Standing(Opened("device", model, engine), worker, patience), True)
+    ladder.settle()
+    served_model = ServedModel(ladder)
+    served = ServedEngine(ladder, Sum(), served_model)
+    served.keep_state({"memory_s": "next_s"})
+    return ladder, served_model, served
+
+
+def test_features_are_not_fetched_from_a_device_that_does_not_answer(end: threading.Event, worker: Worker) -> None:
+    there, engine = DeviceArray(), HangingKeepingSum()
+    ladder, model, served = on_device(Seeing(there), engine, worker)
+    model(IMAGE)
+    engine.hang = end
+    assert float(served({"keys": there})["y"][0]) == 2  # type: ignore[dict-item]  # the bottom's own
+    assert float(served({"keys": there})["y"][0]) == 4  # type: ignore[dict-item]  # another bucket's, of the same frame
+    assert "no answer within" in ladder.fallen
+    assert there.fetches == 0
+
+
+def test_nor_are_they_where_a_check_of_the_frame_has_hung(end: threading.Event, worker: Worker) -> None:
+    there = DeviceArray()
+    ladder, model, served = on_device(Seeing(there), KeepingSum(), worker)
+    ladder.watcher, there.hang = Watching(), end
+    model(IMAGE)
+    assert "no answer within" in ladder.fallen
+    assert float(served({"keys": there})["y"][0]) == 2  # type: ignore[dict-item]
+    assert there.fetches == 1  # the check's
+
+
+@pytest.mark.parametrize("kind", [HangingSum, HangingKeepingSum])
+def test_a_call_that_returns_late_changes_no_state(kind: type, end: threading.Event, worker: Worker) -> None:
+    engine = kind()
+    ladder, _, served = on_device(NoModel(), engine, worker)
+    for _ in range(FETCH_EVERY - 1):
+        served(ONE)
+    engine.hang = end
+    told = [float(served(ONE)["y"][0]) for _ in range(4)]  # the first one hangs, and would fetch the state
+    assert ladder.engine == "bottom"
+    end.set()
+    until(lambda: not worker.is_busy)
+    assert float(served.read_state()["memory_s"][0]) == told[-1]
+    assert float(served(ONE)["y"][0]) == told[-1] + 1

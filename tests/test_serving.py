@@ -25,10 +25,13 @@ from perception.config import Launch, ModelConfig, PublishConfig, RecordConfig, 
 from perception.engines.building import build, key_of
 from perception.engines.cache import PlanCache
 from perception.errors import DeviceError, ModelError
+from perception.models.panoptic import PanopticModel
 from perception.pipeline import Pipeline
 from perception.replay.stage import Stage
 from perception.serving.backoff import Backoff
-from perception.serving.rungs import Patience
+from perception.serving.candidate import Candidate
+from perception.serving.plan_rung import DirectRung
+from perception.serving.rungs import Opened, Patience
 from perception.serving.serving import Serving
 from perception.serving.worker import Worker
 from perception.stopwatch import Stopwatch
@@ -235,6 +238,14 @@ def test_a_build_that_fails_three_times_is_left(drive: Drive, faults: Path, how:
     assert drive.step().validity == "observed"
 
 
+def test_builds_on_a_full_gpu_are_tried_until_it_has_room(drive: Drive, faults: Path) -> None:
+    (faults / "compile").write_text("gpu")
+    drive.step_until(lambda: compiles(faults) > 3)
+    assert drive.row().state in ("failed", "building", "opening")
+    (faults / "compile").write_text("")
+    drive.step_until(drive.serves_plan)
+
+
 def test_a_spoilt_plan_is_built_anew_at_the_next_start(tmp_path: Path, faults: Path) -> None:
     prebuilt(tmp_path)
     (entry,) = entries(tmp_path)
@@ -286,6 +297,45 @@ def test_a_plan_that_ends_processes_is_not_loaded_again(tmp_path: Path, faults: 
         drive.step_until(lambda: drive.row().state == "refused")
         assert "3 processes" in drive.row().reason
         assert "perception build --again" in drive.row().reason
+
+
+def test_processes_that_died_are_forgiven_once_their_plan_has_served_for_a_while(tmp_path: Path, faults: Path) -> None:
+    prebuilt(tmp_path)
+    (entry,) = entries(tmp_path)
+    for i in range(2):  # as two that lost their power
+        entry.with_name(f"{entry.name}.trial-{i}").write_text("")
+    with closing(Drive(launch_of(tmp_path))) as drive:
+        drive.step_until(drive.serves_plan)
+        drive.step_until(lambda: not [*entry.parent.glob("*.trial-*")])
+        assert len(observed_by(drive, PLAN)) > 50
+
+
+def test_an_error_of_any_kind_is_told_and_the_engine_tried_again(tmp_path: Path, faults: Path) -> None:
+    (faults / "target").write_text("bug")
+    with closing(Drive(launch_of(tmp_path), dataclasses.replace(WAYS, backoff_s=(2.0, 2.0)))) as drive:
+        drive.step_until(lambda: drive.row().state == "failed")
+        assert "RuntimeError: in the bindings; tried again in 2 s" in drive.row().reason
+        (faults / "target").write_text("")
+        drive.step_until(drive.serves_plan)
+
+
+def test_an_engine_asked_for_by_name_is_missed_while_a_lesser_one_serves(tmp_path: Path, faults: Path) -> None:
+    prebuilt(tmp_path)
+    (faults / "open").write_text("oom")
+    launch = launch_of(tmp_path)
+    launch = msgspec.structs.replace(launch, model=msgspec.structs.replace(launch.model, engine="tensorrt"))
+
+    def lesser() -> Opened:
+        model = open_model(check_launch(launch).files, "onnxruntime", 1)
+        assert isinstance(model, PanopticModel)
+        model.wants_features = True
+        return Opened("lesser", model)
+
+    with closing(Drive(launch, dataclasses.replace(WAYS, backoff_s=(60.0, 60.0)))) as drive:
+        drive.serving.promoter.candidates.append(Candidate(DirectRung("lesser", lesser), Backoff(), is_wanted=True))
+        drive.step_until(lambda: drive.serving.engine == "lesser")
+        assert drive.step().validity == "degraded"
+        assert "out of memory" in drive.step().reason
 
 
 def test_an_engine_asked_for_by_name_that_does_not_come_is_missed(tmp_path: Path, faults: Path) -> None:

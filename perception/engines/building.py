@@ -20,7 +20,7 @@ import msgspec
 
 from perception.engines.cache import PLAN, Manifest, PlanCache, PlanKey, Refusal, sha256_of
 from perception.engines.plan import PlanCompiler, Precision, Progress
-from perception.errors import ModelError, PerceptionError, reason
+from perception.errors import DeviceError, ModelError, PerceptionError, reason
 
 LOWEST = 19  # niceness. Not SCHED_IDLE: beside a loop that is always busy such a build would never end
 
@@ -45,6 +45,7 @@ class News(msgspec.Struct, frozen=True):
     of: int = 0
     ended: bool = False
     error: str = ""
+    is_device: bool = False  # the error is the accelerator's, not the graph's
 
 
 def named(compiler: PlanCompiler) -> str:
@@ -68,6 +69,7 @@ def key_of(
 
     Raises:
         ModelError: the graph can't be read, or the compiler or an accelerator is missing.
+        DeviceError: the accelerator can't be asked what it is.
     """
     try:
         digest = sha256_of(graph)
@@ -82,7 +84,7 @@ def build(
     """Compile a graph into the cache, unless its plan is there by then; the plan's path.
 
     Raises:
-        ModelError: it can't be compiled, or the cache can't be written to.
+        ModelError: it can't be compiled, or the cache can't be written to. DeviceError: the accelerator failed.
     """
     progress("waiting", 0, 0)  # for another process that builds the same, if there is one
     with cache.building(key) as partial:
@@ -113,7 +115,7 @@ def main(order: Order, pipe: int) -> int:
         cache = PlanCache(Path(order.root))
         build(compiler, cache, key, graph, lambda what, done, of: say(News(what, done, of)), order.what)
     except PerceptionError as error:
-        say(News("failed", ended=True, error=str(error)))
+        say(News("failed", ended=True, error=str(error), is_device=isinstance(error, DeviceError)))
         return error.exit_code
     except MemoryError:
         say(News("failed", ended=True, error="out of memory"))

@@ -170,10 +170,15 @@ class PlanCache:
         partial.rename(folder)
         _sync(folder.parent)
 
-    def remove(self, key: PlanKey) -> None:
-        """Drop an entry: its plan is broken, whatever its hash says. Never raises."""
+    def remove(self, key: PlanKey, manifest: Manifest | None = None) -> None:
+        """Drop an entry: its plan is broken, whatever its hash says. Never raises.
+
+        Args:
+            manifest: of the plan that is broken; one that has taken its place stays. None: whatever is there.
+        """
         with contextlib.suppress(OSError), self._locked(key, waits=False):
-            shutil.rmtree(self.entry(key), ignore_errors=True)
+            if manifest is None or self.manifest(key) == manifest:
+                shutil.rmtree(self.entry(key), ignore_errors=True)
 
     def annotate(self, key: PlanKey, name: str, text: str) -> None:
         """Keep a file beside the plan, for people. Never raises: it decides nothing."""
@@ -188,7 +193,8 @@ class PlanCache:
         """Forget those deaths. Never raises."""
         for path in self._trials(key):
             if _is_nobodys(path):
-                path.unlink(missing_ok=True)
+                with contextlib.suppress(OSError):
+                    path.unlink(missing_ok=True)
 
     def begin_trial(self, key: PlanKey) -> Trial:
         """Note that this process loads a plan, until the trial ends: if it dies first, the next one can know.

@@ -16,7 +16,7 @@ import msgspec
 from perception.engines.building import News, Order
 from perception.engines.cache import PlanCache, PlanKey
 from perception.engines.plan import Progress
-from perception.errors import ModelError
+from perception.errors import DeviceError, ModelError
 
 _KEPT = 4096  # bytes of the child's stderr
 _WORDS = 300  # characters of it that an error repeats
@@ -39,6 +39,7 @@ def build_in_child(
 
     Raises:
         ModelError: the build failed or its process died, with the reason or the last words on its stderr.
+        DeviceError: the accelerator failed; later it may work.
         Cancelled: it was.
     """
     child = _Child(order)
@@ -48,7 +49,7 @@ def build_in_child(
         child.close()
         cache.clean(key)
     if error:
-        raise ModelError(error)
+        raise error
 
 
 class _Child:
@@ -74,8 +75,8 @@ class _Child:
         self._words, self._rest = b"", b""
         os.set_blocking(self._stderr, False)
 
-    def follow(self, progress: Progress, cancelled: Callable[[], bool]) -> str:
-        """Until the child ends; its error, "" where it has built."""
+    def follow(self, progress: Progress, cancelled: Callable[[], bool]) -> ModelError | DeviceError | None:
+        """Until the child ends; its error, None where it has built."""
         while True:
             ready, _, _ = select.select([self._pipe, self._stderr], [], [], _POLL_S)
             if cancelled():
@@ -88,7 +89,7 @@ class _Child:
                     return self._how_it_died()
                 for news in self._lines(data):
                     if news.ended:
-                        return news.error
+                        return _error_of(news)
                     progress(news.what, news.done, news.of)
             elif self._stderr in ready and self._process.poll() is not None:
                 return self._how_it_died()
@@ -104,7 +105,7 @@ class _Child:
             if not data:
                 time.sleep(_POLL_S)  # at its end it is always ready
 
-    def _how_it_died(self) -> str:
+    def _how_it_died(self) -> ModelError:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(_TERM_S)
         self._hear()
@@ -112,7 +113,7 @@ class _Child:
         how = f"by signal {signal.Signals(-code).name}" if code and code < 0 else f"with exit code {code}"
         lines = [line for line in self._words.decode("utf-8", "replace").splitlines() if line.strip()]
         words = " ".join(" ".join(lines[-3:]).split())[-_WORDS:]
-        return f"the build's process ended {how}" + (f": {words}" if words else "")
+        return ModelError(f"the build's process ended {how}" + (f": {words}" if words else ""))
 
     def close(self) -> None:
         """End the whole group, and wait for it."""
@@ -128,3 +129,9 @@ class _Child:
             if stream is not None:
                 with contextlib.suppress(OSError):
                     stream.close()
+
+
+def _error_of(news: News) -> ModelError | DeviceError | None:
+    if not news.error:
+        return None
+    return DeviceError(news.error) if news.is_device else ModelError(news.error)

@@ -57,6 +57,7 @@ class Ladder:
 
     Attributes:
         fallen: why a worse engine serves than should; "" where the best does.
+        answered: who answered the last step.
     """
 
     def __init__(
@@ -68,7 +69,7 @@ class Ladder:
         is_pinned: bool = False,
     ) -> None:
         self.is_pinned = is_pinned
-        self.bottom = self.serving = Standing(bottom)
+        self.bottom = self.serving = self.answered = Standing(bottom)
         self.watcher: Watcher | None = None
         self.fallen = ""
         self._check_every, self._must_be_faster, self._clock = check_every, must_be_faster, clock
@@ -138,13 +139,16 @@ class Ladder:
             if standing is self.bottom or self.is_pinned:
                 raise
             self.demote(standing, str(error))
+            self.answered = self.bottom
             return self.bottom.run(kind, call, self._clock)
+        self.answered = standing
         if standing is not self.bottom and not self.is_pinned:
             self._look(standing, kind)
         return value
 
     def _look(self, standing: Standing, kind: str) -> None:
-        if standing.steps == SETTLED and self.watcher:
+        if standing.steps >= SETTLED and not standing.has_settled and self.watcher:
+            standing.has_settled = True  # other calls count too: the hundredth may not have been a step
             self.watcher.settled(standing)
         usual = standing.usual_s(kind) if standing.steps % EVERY == 0 else None
         if usual and (reason := self.too_slow(kind, usual)):
@@ -191,12 +195,17 @@ class ServedModel:
         ladder: whose bottom gives the size of the masks.
         pin: is called once before the first image is seen, with its size; raises ModelError.
         keeps: what is seen stays valid after the next call.
+
+    Attributes:
+        image: the last one, (h, w, 3); None before the first.
+        seen_by: where the features of the last image are.
     """
 
     def __init__(self, ladder: Ladder, pin: Callable[[Size], None] | None = None, keeps: bool = False) -> None:
         self._ladder, self._pin, self._keeps = ladder, pin, keeps
         self.mask_size = ladder.bottom.opened.model.mask_size
-        self.image: NDArray[np.uint8] | None = None  # the last one, (h, w, 3)
+        self.image: NDArray[np.uint8] | None = None
+        self.seen_by = ladder.bottom
 
     def frame_size(self) -> tuple[int, int] | None:
         """Width and height of the last image [px]."""
@@ -209,7 +218,7 @@ class ServedModel:
             seen = opened.model(image)
             return hosted(seen) if self._keeps else seen
 
-        seen = self._ladder.step("network", look)
+        seen, self.seen_by = self._ladder.step("network", look), self._ladder.answered
         self._ladder.sample(image, seen)
         return seen
 
@@ -228,7 +237,8 @@ class ServedModel:
             found = opened.model.features(image) or bottom.features(image)
             return hosted_features(found) if found and self._keeps else found
 
-        return self._ladder.step("encoder", look)
+        found, self.seen_by = self._ladder.step("encoder", look), self._ladder.answered
+        return found
 
     def close(self) -> None:
         """The bottom alone; what is above it is closed by the one who opened it."""

@@ -14,7 +14,7 @@ from perception.engines.building import LOWEST, Order, key_of, named
 from perception.engines.cache import Manifest, PlanCache, PlanKey, Refusal, Trial
 from perception.engines.child_build import build_in_child
 from perception.engines.plan import PlanCompiler, Precision, Progress
-from perception.errors import ModelError
+from perception.errors import DeviceError, ModelError
 from perception.protocols import Engine
 from perception.serving.report import Report
 from perception.serving.rungs import Opened, Refused, Size
@@ -22,6 +22,7 @@ from perception.serving.rungs import Opened, Refused, Size
 log = logging.getLogger(__name__)
 
 MOST_DEATHS = 3  # of processes that had just loaded a plan: then it may be what ends them
+LOOKS = 2  # for a plan, while another process replaces it
 REPORT = "conformance"
 
 
@@ -41,7 +42,7 @@ class PlanRung:
     """Compiles in a child process, loads from the cache.
 
     Args:
-        opens: makes the compiler; in a background thread, for that may take a second. Raises ModelError.
+        opens: makes the compiler; in a background thread, for that may take a second. Raises ModelError, DeviceError.
         niceness: of the build.
     """
 
@@ -60,7 +61,7 @@ class PlanRung:
         self._compiler: PlanCompiler | None = None
         self._size: Size = (0, 0)
         self._parts: dict[str, tuple[Path, PlanKey]] = {}
-        self._trials: list[Trial] = []
+        self._trials: list[tuple[PlanKey, Trial]] = []
 
     @property
     def compiler(self) -> PlanCompiler:
@@ -121,21 +122,38 @@ class PlanRung:
             raise
 
     def _load(self, key: PlanKey) -> Engine:
+        """Raises Refused, ModelError where the plan is broken (it is removed then), DeviceError."""
         if (deaths := self._cache.deaths(key)) >= MOST_DEATHS:
             raise Refused(
                 f"{deaths} processes that loaded {self._cache.entry(key)} died soon after; perception build --again"
             )
-        try:
-            plan = self._cache.find(key)
-        except Refusal as refusal:
-            raise ModelError(f"its plan can't be loaded: {refusal}") from None
         with contextlib.suppress(OSError):  # a cache that can only be read: nothing is known of deaths
-            self._trials.append(self._cache.begin_trial(key))
+            self._trials.append((key, self._cache.begin_trial(key)))
+        for _ in range(LOOKS):
+            plan = self._found(key)
+            manifest = self._cache.manifest(key)
+            if plan is None or manifest is None:
+                continue
+            try:
+                return self.compiler.open(plan)
+            except FileNotFoundError as error:
+                if Path(error.filename or "") != plan:
+                    raise
+            except ModelError:
+                if self._cache.manifest(key) == manifest:  # else it is another plan than the one that is broken
+                    self.compiler.target()  # raises where the accelerator is gone: that is no fault of the plan's
+                    self._cache.remove(key, manifest)
+                    raise
+        raise DeviceError(f"{self._cache.entry(key)} was removed or is being replaced by another process")
+
+    def _found(self, key: PlanKey) -> Path | None:
+        """The plan; None where there is none any more. Raises ModelError for one that may not be loaded."""
         try:
-            return self.compiler.open(plan)
-        except ModelError:
-            self._cache.remove(key)
-            raise
+            return self._cache.find(key)
+        except Refusal as refusal:
+            if not str(refusal):
+                return None
+            raise ModelError(f"its plan can't be loaded: {refusal}") from None
 
     def judged(self, report: Report) -> None:
         for _, key in self._parts.values():
@@ -143,11 +161,13 @@ class PlanRung:
             self._cache.annotate(key, f"{REPORT}.json", told)
             self._cache.annotate(key, f"{REPORT}.txt", report.text())
 
-    def settled(self) -> None:
+    def settled(self, has_served: bool = False) -> None:
         trials, self._trials = self._trials, []
-        for trial in trials:
+        for key, trial in trials:
             with contextlib.suppress(OSError):
                 trial.end()
+            if has_served:  # those who died with it may have lost their power: what ends processes serves no while
+                self._cache.forgive(key)
 
     def forget(self, size: Size) -> None:
         """Have its plans built anew, and forget the processes that died with them. Raises ModelError."""
@@ -185,5 +205,5 @@ class DirectRung:
     def judged(self, report: Report) -> None:
         """Nothing: it is said in health."""
 
-    def settled(self) -> None:
+    def settled(self, has_served: bool = False) -> None:
         """Nothing."""

@@ -27,8 +27,10 @@ log = logging.getLogger(__name__)
 
 STRIKES = 2  # frames in a row that an engine sees otherwise, and it is demoted
 MOST_FAILURES = 3  # to build or load an engine, after which it is not tried again
+MISSING = ("failed", "refused")  # states of an engine that was asked for by name and can't be had
 NICENESS = 10  # of the thread that runs the reference beside the frames
 _CLOSE_S = 5.0
+_AFTER_BUG_S = 1.0
 
 
 @dataclass
@@ -66,12 +68,12 @@ class Promoter:
     def pin(self, size: Size) -> None:
         """Have the best one serve now, if it is built and passes. Raises ModelError where it can't."""
         candidate = self.candidates[0]
-        if candidate.rung.needs_build(size):
-            raise ModelError(
-                f"{candidate.rung.name} is not built for this model, this machine and frames of {size[0]}x{size[1]}; "
-                "run perception build, or name another engine"
-            )
         try:
+            if candidate.rung.needs_build(size):
+                raise ModelError(
+                    f"{candidate.rung.name} is not built for this model, this machine and frames of "
+                    f"{size[0]}x{size[1]}; run perception build, or name another engine"
+                )
             self._lift(candidate, size)
         except (Refused, DeviceError) as error:
             raise ModelError(f"{candidate.rung.name} can't serve: {error}") from None
@@ -127,7 +129,7 @@ class Promoter:
 
     def settled(self, standing: Standing) -> None:
         if candidate := self._of(standing):
-            candidate.rung.settled()
+            candidate.rung.settled(has_served=True)
 
     @property
     def has_time(self) -> bool:
@@ -160,25 +162,36 @@ class Promoter:
 
     def _run(self) -> None:
         while not self._is_ended():
-            self._close_left()
-            size, now = self.frame_size(), self.clock()
-            candidate = due(self.candidates, size, now)
-            if candidate is None or size is None:
-                with self._changed:
-                    if not self._ended and not self._to_close:
-                        self._changed.wait(pause_s(self.candidates, size, now))
-                continue
             try:
-                self._lift(candidate, size)
+                self._work()
             except Cancelled:
                 return
-            except Refused as error:
-                self._refuse(candidate, str(error))
-            except (ModelError, DeviceError) as error:
-                self._try_again(candidate, error)
-            except Exception as error:  # a bug in an engine must not take the ladder away
-                log.exception("%s", candidate.rung.name)
-                self._refuse(candidate, f"{type(error).__name__}: {error}")
+            except Exception:  # nothing would be built, tried again or closed any more
+                log.exception("the thread of engines goes on")
+                with self._changed:
+                    self._changed.wait(_AFTER_BUG_S)
+
+    def _work(self) -> None:
+        """On what is due, or wait for it. Raises Cancelled."""
+        self._close_left()
+        size, now = self.frame_size(), self.clock()
+        candidate = due(self.candidates, size, now)
+        if candidate is None or size is None:
+            with self._changed:
+                if not self._ended and not self._to_close:
+                    self._changed.wait(pause_s(self.candidates, size, now))
+            return
+        try:
+            self._lift(candidate, size)
+        except Cancelled:
+            raise
+        except Refused as error:
+            self._refuse(candidate, str(error))
+        except (ModelError, DeviceError) as error:
+            self._try_again(candidate, error)
+        except Exception as error:  # of files, drivers or a bug in an engine: it must not take the ladder away
+            log.exception("%s", candidate.rung.name)
+            self._try_again(candidate, ModelError(f"{type(error).__name__}: {error}"))
 
     def _is_ended(self) -> bool:
         return self._ended
@@ -245,7 +258,7 @@ class Promoter:
     def _promote(self, candidate: Candidate, standing: Standing) -> None:
         candidate.standing, candidate.strikes, candidate.failures = standing, 0, 0
         self._say(candidate, "ready")
-        missed = [i for i, c in enumerate(self.candidates) if c.demotions or (c.is_wanted and c.failures)]
+        missed = [i for i, c in enumerate(self.candidates) if c.demotions or (c.is_wanted and c.state in MISSING)]
         mends = self.candidates.index(candidate) <= min(missed, default=len(self.candidates))
         if before := self.ladder.offer(standing, mends):
             self.left(before)

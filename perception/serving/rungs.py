@@ -77,7 +77,7 @@ class Rung(Protocol):
         """Have everything that `open` needs, also by building it in a child process.
 
         Raises:
-            ModelError: it can't be had. Cancelled: `cancelled` said so.
+            ModelError: it can't be had. DeviceError: later, perhaps. Cancelled: `cancelled` said so.
         """
         ...
 
@@ -93,7 +93,7 @@ class Rung(Protocol):
         """Keep what the conformance gate said. Never raises."""
         ...
 
-    def settled(self) -> None:
+    def settled(self, has_served: bool = False) -> None:
         """It has served for a while, or was closed in order: it does not end the process. Never raises."""
         ...
 
@@ -114,13 +114,22 @@ class Standing:
 
     Args:
         worker: whose thread calls it; None: the caller's own.
+
+    Attributes:
+        has_settled: it has served for a while, and that was told.
     """
 
     opened: Opened
     worker: Worker | None = None
     patience: Patience = Patience()
     steps: int = 0
+    has_settled: bool = False
     _times: dict[str, deque[float]] = field(default_factory=dict)
+
+    @property
+    def is_busy(self) -> bool:
+        """A call that was left behind has not returned."""
+        return self.worker is not None and self.worker.is_busy
 
     def run(self, kind: str, call: Callable[[Opened], T], clock: Callable[[], float]) -> T:
         """Raises ModelError, DeviceError."""

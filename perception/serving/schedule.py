@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from perception.errors import DeviceError, ModelError
 from perception.serving.candidate import Candidate
 from perception.serving.rungs import Size
 
@@ -43,12 +42,11 @@ def _better(candidates: Sequence[Candidate]) -> Sequence[Candidate]:
 def _needs_build(candidate: Candidate, size: Size) -> bool:
     try:
         return candidate.rung.needs_build(size)
-    except (ModelError, DeviceError):
+    except Exception:  # of files and drivers, too
         return False  # it will say so when it is lifted
 
 
 def _wait_s(candidate: Candidate, now_s: float) -> float:
     """Until it may be tried again: not while a call of its last try still hangs."""
-    standing = candidate.standing
-    hangs = standing is not None and standing.worker is not None and standing.worker.is_busy
+    hangs = candidate.standing is not None and candidate.standing.is_busy
     return max(candidate.backoff.left_s(now_s), 1.0 if hangs else 0.0)

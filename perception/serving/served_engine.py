@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
@@ -14,6 +16,17 @@ from perception.serving.ladder import Ladder, ServedModel
 from perception.serving.rungs import Opened, Standing
 
 FETCH_EVERY = 10  # steps on an accelerator that keeps the state: a lost device takes with it no more than these
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """What a step gives; only the caller's thread takes it up, for a call that was left behind may still return."""
+
+    outputs: dict[str, NDArray]
+    state: Mapping[str, NDArray]  # newer than what is here, by input name; valid until the engine's next call
+    home: Any = None  # the accelerator's engine that has a newer one,
+    keeper: Standing | None = None  # what it belongs to,
+    steps: int = 0  # and for how many it has had it
 
 
 class ServedEngine:
@@ -35,25 +48,28 @@ class ServedEngine:
         self._state: dict[str, NDArray] = {}  # by input name
         self._home: Any = None  # the accelerator's engine that has a newer one,
         self._keeper: Standing | None = None  # and what it belongs to
-        self._forked: tuple[Opened, Any] | None = None
+        self._forked: tuple[Opened, Any] | None = None  # whose engine has kept it last
         self._steps = 0
 
     def __call__(self, arrays: Mapping[str, NDArray]) -> dict[str, NDArray]:
         """Raises ModelError where the bottom fails too."""
         bottom, standing = self._ladder.bottom.opened, self._ladder.serving
 
-        def carry(opened: Opened) -> dict[str, NDArray]:
+        def carry(opened: Opened) -> _Answer:
             if opened.carrier is None or opened is bottom:
                 return self._here(self._bottom, self._on_host(arrays))
             engine = self._engine_of(opened)
             if self._pairs and hasattr(engine, "keep_state"):
-                self._keeper = standing
-                return self._there(engine, arrays)
+                return self._there(engine, arrays, standing)
             return self._here(engine, arrays)
 
-        if standing.opened.carrier is None:
-            return carry(bottom)
-        return self._ladder.step("carry", carry)
+        answer = carry(bottom) if standing.opened.carrier is None else self._ladder.step("carry", carry)
+        for name, value in answer.state.items():
+            np.copyto(self._state[name], value)
+        self._home, self._keeper, self._steps = answer.home, answer.keeper, answer.steps
+        if answer.keeper:
+            self._forked = answer.keeper.opened, answer.home
+        return answer.outputs
 
     def close(self) -> None:
         self._bottom.close()
@@ -95,49 +111,50 @@ class ServedEngine:
             other.keep_state(self._pairs)
         return other
 
-    def _here(self, engine: Engine, arrays: Mapping[str, NDArray]) -> dict[str, NDArray]:
+    def _here(self, engine: Engine, arrays: Mapping[str, NDArray]) -> _Answer:
         """The state lies here, and is an input and an output like others."""
-        self._home = None
         out = engine({**arrays, **self._state})
-        for taken, given in self._pairs.items():
-            np.copyto(self._state[taken], out[given])
-        return {name: value for name, value in out.items() if name not in self._pairs.values()} if self._pairs else out
+        state = {taken: out[given] for taken, given in self._pairs.items()}
+        return _Answer({name: value for name, value in out.items() if name not in self._pairs.values()}, state)
 
-    def _there(self, engine: Any, arrays: Mapping[str, NDArray]) -> dict[str, NDArray]:
+    def _there(self, engine: Any, arrays: Mapping[str, NDArray], standing: Standing) -> _Answer:
         """The state lies with the accelerator; in its thread."""
+        steps = self._steps
         if self._home is not engine:
             engine.keep_state(self._pairs)
             engine.load_state(self._state)
-            self._home, self._steps = engine, 0
-        out = engine(arrays)
-        self._steps += 1
-        if self._steps % FETCH_EVERY == 0:
-            self._state = _copies(engine.read_state())
-        return out
+            steps = 0
+        out, steps = engine(arrays), steps + 1
+        state = engine.read_state() if steps % FETCH_EVERY == 0 else {}
+        return _Answer(out, state, engine, standing, steps)
 
     def _engine_of(self, opened: Opened) -> Any:
         """The accelerator's engine that is this one's alone; in its thread."""
         carrier: Any = opened.carrier
-        if not self._is_fork or not hasattr(carrier, "fork"):
+        if not self._is_fork or not self._pairs or not hasattr(carrier, "fork"):
             return carrier
-        if self._forked is None or self._forked[0] is not opened:
-            self._forked = opened, carrier.fork()
-            opened.forks.append(self._forked[1])
-        return self._forked[1]
+        if self._forked and self._forked[0] is opened:
+            return self._forked[1]
+        forked = carrier.fork()
+        opened.forks.append(forked)
+        return forked
 
     def _on_host(self, arrays: Mapping[str, NDArray]) -> Mapping[str, NDArray]:
-        """What an accelerator has kept must come from where it is, or from the bottom."""
+        """What an accelerator has kept must come from where it is, or from the bottom. Raises ModelError.
+
+        While a call of its hangs a copy would hang too, and here nobody can leave it behind.
+        """
         kept = [name for name, value in arrays.items() if not isinstance(value, np.ndarray)]
         if not kept:
             return arrays
-        try:
-            return {**arrays, **{name: np.asarray(arrays[name], np.float32) for name in kept}}
-        except Exception:  # the device is lost: any error of its driver's
-            image = self._model.image
-            features = None if image is None else self._ladder.bottom.opened.model(image).features
-            if features is None:
-                raise ModelError("the features of this frame are lost with their accelerator") from None
-            return {**arrays, **{name: getattr(features, name)[None] for name in kept}}
+        if not self._model.seen_by.is_busy:
+            with contextlib.suppress(Exception):  # the device is lost: any error of its driver's
+                return {**arrays, **{name: np.asarray(arrays[name], np.float32) for name in kept}}
+        image = self._model.image
+        features = None if image is None else self._ladder.bottom.opened.model(image).features
+        if features is None:
+            raise ModelError("the features of this frame are lost with their accelerator")
+        return {**arrays, **{name: getattr(features, name)[None] for name in kept}}
 
 
 def _copies(arrays: Mapping[str, NDArray]) -> dict[str, NDArray]:

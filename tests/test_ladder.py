@@ -1,0 +1,48 @@
+"""The frame's side and the background's side of the ladder, by themselves. No GPU was used."""
+
+from __future__ import annotations
+
+import threading
+import time
+from contextlib import closing
+
+from perception.serving.gate import Reference
+from perception.serving.ladder import SETTLED, Ladder
+from perception.serving.promoter import Promoter
+from perception.serving.rungs import Opened, Size
+from tests.test_served_engine import NoModel, Sum, Watching, swap
+
+DEADLINE_S = 60.0
+
+
+def ladder() -> Ladder:
+    return Ladder(Opened("bottom", NoModel(), Sum()), must_be_faster=False)
+
+
+def test_an_engine_settles_once_whatever_its_hundredth_call_was() -> None:
+    climbed, watcher = ladder(), Watching()
+    climbed.watcher = watcher
+    swap(climbed)
+    for _ in range(SETTLED - 1):
+        climbed.step("carry", lambda _: None)
+    climbed.serving.run("state", lambda _: None, time.monotonic)
+    assert watcher.steady == []
+    for _ in range(3):
+        climbed.step("carry", lambda _: None)
+    assert watcher.steady == [climbed.serving]
+
+
+def test_the_background_goes_on_after_an_error_of_its_own() -> None:
+    asked, goes_on = [], threading.Event()
+
+    def frame_size() -> Size | None:
+        asked.append(None)
+        if len(asked) == 1:
+            raise RuntimeError("a bug")
+        goes_on.set()
+        return None
+
+    opened = Opened("bottom", NoModel())
+    with closing(Promoter(ladder(), [], Reference(lambda: opened), (), frame_size)) as promoter:
+        promoter.begin()
+        assert goes_on.wait(DEADLINE_S)
