@@ -7,9 +7,9 @@ import time
 from contextlib import closing
 
 from perception.serving.gate import Reference
-from perception.serving.ladder import SETTLED, Ladder
+from perception.serving.ladder import EVERY, SETTLED, Ladder
 from perception.serving.promoter import Promoter
-from perception.serving.rungs import Opened, Size
+from perception.serving.rungs import FEW, Opened, Size
 from tests.test_served_engine import NoModel, Sum, Watching, swap
 
 DEADLINE_S = 60.0
@@ -30,6 +30,21 @@ def test_an_engine_settles_once_whatever_its_hundredth_call_was() -> None:
     for _ in range(3):
         climbed.step("carry", lambda _: None)
     assert watcher.steady == [climbed.serving]
+
+
+def test_each_kind_of_call_is_looked_at_whichever_its_place_in_a_frame_is() -> None:
+    """Two calls a frame: counted together, every thirtieth would always be the second one's."""
+    climbed = Ladder(Opened("bottom", NoModel(), Sum()), must_be_faster=True)
+    climbed.watcher = Watching()
+    climbed.bottom.note("network", [0.01] * FEW)
+    swap(climbed)
+    slow = climbed.serving
+    slow.note("network", [0.1] * 30)
+    for _ in range(EVERY):
+        climbed.step("network", lambda _: slow.note("network", [0.1] * 30))
+        climbed.step("carry", lambda _: None)
+    assert climbed.serving is climbed.bottom
+    assert "slow: " in climbed.fallen
 
 
 def test_the_background_goes_on_after_an_error_of_its_own() -> None:

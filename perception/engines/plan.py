@@ -31,14 +31,19 @@ class PlanCompiler(Protocol):
     name: str  # "tensorrt"
 
     def target(self) -> Target:
-        """This machine's. Raises ModelError, with the fix, where the compiler or an accelerator is missing."""
+        """This machine's.
+
+        Raises:
+            ModelError: the compiler or an accelerator is missing, with the fix. DeviceError: it does not answer now.
+        """
         ...
 
     def compile(self, graph: Path, out: Path, precision: Precision, timing_cache: Path, progress: Progress) -> None:
         """Write the plan of an ONNX graph to `out`; minutes. Reads and renews `timing_cache`, which may be absent.
 
         Raises:
-            ModelError: the graph can't be compiled, with the compiler's own words.
+            ModelError: the graph can't be compiled, with the compiler's own words. DeviceError: the accelerator is
+                lost or out of memory.
         """
         ...
 

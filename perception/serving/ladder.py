@@ -23,7 +23,7 @@ T = TypeVar("T")
 TRUSTED = (Validity.OBSERVED, Validity.PROPAGATED)
 SETTLED = 100  # calls, after which an engine is not one that ends the process at once
 SLOWER = 1.2  # times the bottom's time: then the accelerator is none
-EVERY = 30  # calls between two looks at that
+EVERY = 30  # calls of a kind between two looks at that
 
 
 class Watcher(Protocol):
@@ -147,10 +147,10 @@ class Ladder:
         return value
 
     def _look(self, standing: Standing, kind: str) -> None:
-        if standing.steps >= SETTLED and not standing.has_settled and self.watcher:
+        if standing.calls.total() >= SETTLED and not standing.has_settled and self.watcher:
             standing.has_settled = True  # other calls count too: the hundredth may not have been a step
             self.watcher.settled(standing)
-        usual = standing.usual_s(kind) if standing.steps % EVERY == 0 else None
+        usual = standing.usual_s(kind) if standing.calls[kind] % EVERY == 0 else None
         if usual and (reason := self.too_slow(kind, usual)):
             self.demote(standing, reason)
 

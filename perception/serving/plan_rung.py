@@ -65,13 +65,13 @@ class PlanRung:
 
     @property
     def compiler(self) -> PlanCompiler:
-        """Raises ModelError."""
+        """Raises ModelError, DeviceError."""
         if self._compiler is None:
             self._compiler = self._opens()
         return self._compiler
 
     def parts(self, size: Size) -> dict[str, tuple[Path, PlanKey]]:
-        """The graphs and their keys, by part. Raises ModelError."""
+        """The graphs and their keys, by part. Raises ModelError, DeviceError."""
         if size != self._size or not self._parts:
             self.compiler.target()  # before the work of making graphs for what is not there
             graphs, profile = self.recipe.graphs(size), {"frame": [*size]}
@@ -170,13 +170,13 @@ class PlanRung:
                 self._cache.forgive(key)
 
     def forget(self, size: Size) -> None:
-        """Have its plans built anew, and forget the processes that died with them. Raises ModelError."""
+        """Have its plans built anew, and forget the processes that died with them. Raises ModelError, DeviceError."""
         for _, key in self.parts(size).values():
             self._cache.forgive(key)
             self._cache.remove(key)
 
     def manifests(self, size: Size) -> dict[str, tuple[Path, Manifest]]:
-        """The folder of each part's plan, and what lies beside it. Raises ModelError."""
+        """The folder of each part's plan, and what lies beside it. Raises ModelError, DeviceError."""
         keys = {part: key for part, (_, key) in self.parts(size).items()}
         told = {part: (self._cache.entry(key), self._cache.manifest(key)) for part, key in keys.items()}
         return {part: (folder, manifest) for part, (folder, manifest) in told.items() if manifest}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, TypeVar
@@ -122,7 +122,7 @@ class Standing:
     opened: Opened
     worker: Worker | None = None
     patience: Patience = Patience()
-    steps: int = 0
+    calls: Counter[str] = field(default_factory=Counter)  # by kind
     has_settled: bool = False
     _times: dict[str, deque[float]] = field(default_factory=dict)
 
@@ -136,7 +136,7 @@ class Standing:
         began = clock()
         value = call(self.opened) if self.worker is None else self._in_worker(self.worker, kind, call)
         self.note(kind, [clock() - began])
-        self.steps += 1
+        self.calls[kind] += 1
         return value
 
     def note(self, kind: str, times_s: Iterable[float]) -> None:
