@@ -35,6 +35,7 @@ LONGEST = 1 << 20  # bytes of a file
 _MAGIC = b"PCNT"
 _FRONT = struct.Struct("<4sII")  # magic, CRC-32 of the rest, its size
 _LAST_WORD_S = 1.0  # how long close() waits for a write
+_NEWS = frozenset((TrackState.CONFIRMED, TrackState.ENDED))  # what a restart must not take back
 _PATIENCE_S = 0.25  # how long a frame waits for the disk once the reserve is used up
 Number = Annotated[int, msgspec.Meta(ge=0, le=1 << 53)]
 
@@ -220,20 +221,24 @@ class Continuity:
         self._frames, self._stamp_ns = self._frames + 1, scene.stamp_ns
         next_id = self._next_id() + 1  # a prompt may take one before the next frame
         given = (next_id, self._numbers().events + len(scene.events), self._frames)
-        is_news = any(event.state is TrackState.CONFIRMED for event in scene.events)
+        is_news = any(event.state in _NEWS for event in scene.events)
         with self._changed:
             self._given = given
             left = min(safe - so_far for safe, so_far in zip(self._safe, given, strict=True))
             must_wait = left < 0 and not self._is_broken
         if is_news or left < RESERVE // 2 or scene.stamp_ns >= self._next_ns:
             self._next_ns = scene.stamp_ns + EVERY_NS
-            checkpoint = self._made()
-            with self._changed:
-                self._pending = checkpoint, self._frames
-                self._changed.notify_all()
-                # what is beyond the reserve must not be published: give the disk a moment
-                if must_wait and not self._changed.wait_for(self._is_reserved, _PATIENCE_S):
-                    self._give_up("the disk does not follow")
+            self.save(must_wait)
+
+    def save(self, must_wait: bool = False) -> None:
+        """Hand over what is so since the last frame noted; by the pipeline's thread."""
+        checkpoint = self._made()
+        with self._changed:
+            self._pending = checkpoint, self._frames
+            self._changed.notify_all()
+            # what is beyond the reserve must not be published: give the disk a moment
+            if must_wait and not self._changed.wait_for(self._is_reserved, _PATIENCE_S):
+                self._give_up("the disk does not follow")
 
     def close(self) -> None:
         """Leave the exact numbers, for nothing more will be sent; then let the file go. Twice is fine."""

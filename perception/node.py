@@ -95,6 +95,9 @@ class Node:
         try:
             for frame in self._frames:
                 self._take(frame)
+        except PerceptionError as error:
+            self.pulse.stopping = self.pulse.stopping or str(error)
+            raise
         finally:
             self.pulse.stopping = self.pulse.stopping or "the source ended"
             self._ended.set()
@@ -165,6 +168,8 @@ class Node:
         if self._on_scene:
             self._on_scene(scene)
         answered = self.control.serve(self.pipeline.propagator, frame, scene) if self.control else None
+        if self.continuity and answered and answered[1].track_id is not None:
+            self.continuity.save()  # a track that was removed must not come back after a kill
         if self.logbook:
             self.logbook.called(frame, answered)
             self.logbook.settle(frame)

@@ -9,6 +9,7 @@ import stat
 import struct
 import subprocess
 import sys
+import threading
 import time
 import zlib
 from collections.abc import Iterator, Mapping
@@ -24,8 +25,9 @@ from hypothesis import strategies as st
 
 from perception import continuity, wire
 from perception.build import build_node, check_launch, open_checkpoint, replay_run
+from perception.client import Control
 from perception.clock import boot_id
-from perception.config import read_launch
+from perception.config import Launch, RecordConfig, read_launch
 from perception.continuity import (
     RESERVE,
     About,
@@ -49,7 +51,7 @@ from perception.sinks.messages import SceneEncoder
 from perception.types import VOID, Features, Frame, Panoptic, Prompt, Scene, TrackState
 from tests.fakes import PERIOD_NS
 from tests.published import identity, topics
-from tests.recorded_run import people_camera
+from tests.recorded_run import live_launch, people_camera
 from tests.test_node import running, until
 from tests.test_panoptic import CARD, FEATURES, tiny_panoptic
 
@@ -248,6 +250,15 @@ def test_a_tentative_track_is_not_continued():
     scene = restarted(camera, 0.5).show({"car": CAR})
     assert [e.reason for e in scene.events if e.state is TrackState.ENDED] == ["not confirmed before a restart"]
     assert [t.track_id for t in scene.tracks] == [2]
+
+
+def test_a_frame_captured_before_the_restart_was_over_leaves_what_can_be_read():
+    camera = Camera(fused())
+    before = ids(camera.show({"car": CAR, "walker": WALKER}, times=5))
+    after = restarted(camera, 1.0)
+    after.stamp_ns -= 2 * PERIOD_NS  # the newest frame of a camera that was open while the network loaded
+    assert ids(after.show({"car": CAR, "walker": WALKER})) == before
+    assert {m.track_id for m in checked(remember(after.propagator, after.stamp_ns)).tracks} == set(before.values())
 
 
 def test_what_is_remembered_of_256_tracks_is_small():
@@ -475,6 +486,39 @@ def test_more_ids_than_are_reserved_wait_for_the_disk(path, monkeypatch):
         assert decode(path.read_bytes()).identities.next_id > most
 
 
+def tracks_in(path: Path) -> set[int]:
+    return {track.track_id for track in decode(path.read_bytes()).identities.tracks} if path.exists() else set()
+
+
+@pytest.fixture
+def followed(path) -> Iterator[tuple[Camera, Continuity]]:
+    """A confirmed car that the file has just been told of."""
+    camera = Camera(fused())
+    propagator, file = camera.propagator, CheckpointFile(path, ABOUT, 10**10)
+    kept = Continuity(
+        file, RUN, lambda stamp_ns: remember(propagator, stamp_ns), lambda: propagator.life.next_id, Numbers
+    )
+    with closing(kept):
+        for _ in range(3):
+            kept.note(camera.show({"car": CAR}))
+        until(lambda: tracks_in(path) == {1})
+        yield camera, kept
+
+
+def test_what_has_ended_is_not_continued_after_a_kill(path, followed):
+    camera, kept = followed
+    camera.propagator.remove(1)
+    kept.note(camera.show({}))
+    until(lambda: not tracks_in(path), 2.0)
+
+
+def test_what_was_removed_is_on_the_disk_before_the_next_frame(path, followed):
+    camera, kept = followed
+    camera.propagator.remove(1)
+    kept.save()
+    until(lambda: not tracks_in(path), 2.0)
+
+
 def test_where_the_disk_fails_nothing_is_continued(path, monkeypatch, caplog):
     looks_of_nothing(monkeypatch)
     process = Process(path)
@@ -649,6 +693,45 @@ def test_a_killed_node_goes_on_and_a_late_one_begins_anew(tmp_path, monkeypatch)
         assert {row.id for row in fresh.header.tracks} == {1, 2}
     finally:
         context.destroy(0)
+
+
+def test_a_node_keeps_what_was_removed_from_coming_back(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    node = build_node(stepped_launch(tmp_path))
+    turns = os.open(tmp_path / "turns", os.O_RDWR)
+    folder, control = tmp_path / "state" / "perception", node.control
+    assert control
+
+    def next_frame() -> None:
+        frames = node.pulse.frames
+        os.write(turns, b".")
+        until(lambda: node.pulse.frames > frames)
+
+    with running(node), closing(os.fdopen(turns)):
+        until(lambda: node.pulse.frames == 1)
+        for _ in range(2):
+            next_frame()
+        until(lambda: confirmed_in(folder) == 2)
+        asking = threading.Thread(target=Control(control.endpoint).remove, args=(1,))
+        asking.start()
+        until(lambda: bool(control._queue))
+        next_frame()  # after which the request is answered, and no other comes
+        asking.join(10)
+        until(lambda: confirmed_in(folder) == 1, 2.0)
+
+
+def stepped_launch(folder: Path) -> Launch:
+    """A live camera of two people that gives its first frame, and another for each byte in the pipe `turns`."""
+    os.mkfifo(folder / "turns")
+    launch, camera = live_launch(folder, RecordConfig()), people_camera(0.0, walks=False)
+    camera = f"turns = open({str(folder / 'turns')!r}, 'rb', 0)\n" + camera.replace("time.sleep(0.0)", "turns.read(1)")
+    (folder / "camera.py").write_text(camera)
+    return msgspec.structs.replace(
+        launch,
+        record=False,
+        tracking=msgspec.structs.replace(launch.tracking, continue_for_s=10.0),
+        source=msgspec.structs.replace(launch.source, reopen_s=60.0),
+    )
 
 
 def confirmed_in(folder: Path) -> int:

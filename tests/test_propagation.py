@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from perception.propagation.iou import IouPropagator
 from perception.propagation.matching import mask_iou, match
 from perception.propagation.tracks import LifeCycle
-from perception.types import Scene, TrackState, Validity
+from perception.types import VOID, Scene, TrackState, Validity
 from tests.fakes import PERIOD_NS, SIZE, frame, seen
 
 
@@ -85,6 +85,15 @@ def test_a_jump_in_time_ends_all_tracks(propagator, stamp_ns):
     scene = propagator.step(frame(3, stamp_ns=stamp_ns), view)
     assert scene.tracks[0].track_id == 2
     assert "time jumped" in scene.events[0].reason
+
+
+@pytest.mark.parametrize("stamp_ns", [-1_000_000_000, 5_000_000_000])
+def test_after_a_jump_in_time_old_masks_are_not_repeated(propagator, stamp_ns):
+    walk(propagator, seen((2, 10, 10, 40, 60)), None)
+    scene = propagator.step(frame(2, stamp_ns=stamp_ns), None)
+    assert (scene.validity, scene.frames_since_network) == (Validity.FAILED, 1)
+    assert (scene.labels == VOID).all()
+    assert not scene.id_map.any()
 
 
 def test_reset_forgets_tracks_but_not_ids(propagator):

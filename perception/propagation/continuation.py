@@ -130,7 +130,7 @@ def _memory(track: LiveTrack, stamp_ns: int) -> TrackMemory:
         *life,
         track.prompted,
         stamp_ns if carriage.hidden_since_ns is None else carriage.hidden_since_ns,
-        carriage.motion.stamp_ns,
+        min(stamp_ns, carriage.motion.stamp_ns),  # later where `restore` gave it and the frame was captured before
         course.place,
         course.velocity,
         course.hits,

@@ -65,20 +65,21 @@ class IouPropagator:
         """Nothing to release."""
 
     def reset(self) -> None:
-        self.life.end_all("reset", self._stamp_ns or 0)
+        self._start_anew("reset", self._stamp_ns or 0)
+
+    def _start_anew(self, reason: str, stamp_ns: int) -> None:
+        self.life.end_all(reason, stamp_ns)
         self._visible = []
         self._id_map = np.zeros_like(self._id_map)
         self._labels = np.full_like(self._labels, VOID)
-        self._has_seen = False
+        self._unseen, self._has_seen = 0, False
 
     def _end_after_a_jump(self, stamp_ns: int) -> None:
-        """Overlap means nothing across a long gap, nor when time runs backwards (a drive began anew)."""
+        """Masks and overlap mean nothing across a long gap, nor when time runs backwards (a drive began anew)."""
         if self._stamp_ns is not None:
             step = stamp_ns - self._stamp_ns
             if not 0 <= step <= self.longest_step_ns:
-                self.life.end_all(f"time jumped by {step / 1e9:.2f} s", stamp_ns)
-                self._visible = []
-                self._id_map = np.zeros_like(self._id_map)
+                self._start_anew(f"time jumped by {step / 1e9:.2f} s", stamp_ns)
         self._stamp_ns = stamp_ns
 
     def _associate(self, seen: Panoptic, stamp_ns: int) -> None:
