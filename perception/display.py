@@ -6,12 +6,14 @@ import time
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from perception.config import Launch
 from perception.health import stage_rows
 from perception.node import Node, Summary
 from perception.sinks.recorder import Recorder
+from perception.sources.redact import shown
 from perception.types import Scene, TrackState
 
 LOG_EVERY_S = 5.0
@@ -35,9 +37,8 @@ class Display:
         info, camera = node.source.info(), self._launch.camera
         engine = node.serving.engine if node.serving else node.report.engine
         size = f"{info.width}x{info.height}" if info.width else "waiting for the camera"
-        self._say(
-            f"[bold]{self._launch.source.url or 'rendered drive'}[/] {size} -> {self._launch.model.path} on {engine}"
-        )
+        source = escape(shown(self._launch.source.url)) or "rendered drive"
+        self._say(f"[bold]{source}[/] {size} -> {escape(str(self._launch.model.path))} on {engine}")
         self._say(f"masks on {', '.join(node.publisher.endpoints)}: {' '.join(node.publisher.encoder.topics)}")
         where = "" if node.publisher.endpoints[0].endswith(":5601") else f" -e {node.publisher.endpoints[0]}"
         self._say(f"see them in a second shell: perception watch{where} {camera}/{self._launch.topics[0]}")
@@ -103,4 +104,6 @@ def recorded(recorder: Recorder) -> str:
         return f"recording stopped: {stats.stopped}; {size}"
     if certificate is None:  # of a ring: its recordings were finished before, if there were any
         return f"recorded {size}" if stats.size else "recorded nothing: no trigger came"
+    if certificate.is_complete and not stats.frames:
+        return "recorded no frame"
     return f"recorded {size}: {'complete' if certificate.is_complete else 'INCOMPLETE, see perception drive info'}"

@@ -175,7 +175,7 @@ class Player:
         references = self.references(drive)
         if not self._config.getoption("--accept-drives"):
             return run_task(self.task(drive, against=str(references)), self._stages)
-        verdict = accepted(run_task(self.task(drive), self._stages), references)
+        verdict = accepted(run_task(self.task(drive, accepts=True), self._stages), references)
         self.accepted.append(verdict)
         return verdict
 

@@ -150,9 +150,8 @@ def watch(
         came = _follow(subscription, screen, asked, seconds, count)
         if seconds is not None and not came:
             why = f"{subscription.connection}, {subscription.state}"
-            raise EndpointError(
-                f"nothing came from {endpoint} within {seconds:g} s ({why}): is the node running there?"
-            )
+            hint = subscription.absence or "is the node running there?"
+            raise EndpointError(f"nothing came from {endpoint} within {seconds:g} s ({why}): {hint}")
 
 
 def _follow(
@@ -222,7 +221,8 @@ class _Screen:
         for topic, rate, age, gaps, restarts, validity, tracks in cells:
             line = f"{topic:20} {rate:>8}  age {age:>12}  gaps {gaps}  restarts {restarts}  {validity}  {tracks}"
             self._console.print(line.rstrip(), markup=False, highlight=False, soft_wrap=True)
-        if self._subscription.state != "live" or (self._saver and self._saver.ended):
+        told = self._subscription
+        if told.state != "live" or told.absence or (self._saver and self._saver.ended):
             self._console.print(self._status(), markup=False, highlight=False, soft_wrap=True)
 
     def _status(self) -> str:
@@ -230,6 +230,7 @@ class _Screen:
         parts = [f"{self._endpoint}: {told.connection}, {told.state}"]
         if (health := told.health) is not None:
             parts.append(f"node {health.state}{health.reason and ': ' + health.reason}")
+        parts += [absent] if (absent := told.absence) else []
         parts += [f"{n} {what}" for n, what in ((counters.bad, "bad messages"), (counters.skipped, "skipped")) if n]
         if self._saver:
             saved = f"{self._saver.saved} pictures in {self._saver.folder}"

@@ -117,6 +117,12 @@ def test_doctor_reports_every_topic(say):
     assert all(topic in out for topic in ("machine", "packages", "engines", "speed", "gpu", "cameras", "ports"))
 
 
+@pytest.mark.parametrize("port", [99999, -5])
+def test_doctor_refuses_a_port_that_can_not_be(say, port):
+    code, _, err = say("doctor", "--port", port)
+    assert (code, "Invalid value for '--port'" in err) == (2, True)
+
+
 def test_keys_are_private_and_never_overwritten(say, tmp_path):
     code, out, _ = say("keys", tmp_path / "k", "server")
     assert code == 0
@@ -233,6 +239,22 @@ def test_a_second_node_on_the_endpoint_is_refused_and_the_first_unharmed(node):
     assert process.poll() is None
     with subscribe(endpoint, "front/road", timeout_s=10) as masks:
         next(iter(masks))
+
+
+def test_the_password_of_a_camera_is_not_shown_while_it_is_waited_for(tmp_path):
+    launch = tmp_path / "l.toml"
+    model = tiny_model(tmp_path, form="labels")
+    launch.write_text(
+        'version = 1\n[source]\nurl = "rtsp://user:hunter2@127.0.0.1:9/[x]"\n'
+        f'[model]\npath = "{model}"\nengine = "onnxruntime"\n[publish]\nendpoints = ["ipc://{tmp_path}/s/front"]\n'
+    )
+    process = subprocess.Popen([*COMMAND, "run", str(launch)], stderr=subprocess.PIPE, text=True)
+    with subscribe(f"ipc://{tmp_path}/s/front", "front/health", timeout_s=30) as health:
+        next(iter(health))
+    process.send_signal(signal.SIGINT)
+    told = process.communicate(timeout=30)[1]
+    assert "127.0.0.1:9/[x]" in told
+    assert "hunter2" not in told
 
 
 def test_after_a_kill_the_node_starts_on_the_same_endpoint(node):

@@ -121,6 +121,24 @@ def test_unclear_conversions(drive, tmp_path, out, form, said):
         convert(str(drive), tmp_path / out, ConvertWishes(form))
 
 
+@pytest.mark.parametrize("form", ["", "mcap"])
+@pytest.mark.parametrize("name", ["c.foo", "c.mp3", "c.MCAPP"])
+def test_a_suffix_that_says_nothing_is_refused(tmp_path, name, form):
+    source = source_fakes.write_video(tmp_path / "dashcam.mkv", [0, 33])
+    if form:  # what it becomes is said: a folder may have any name
+        convert(str(source), tmp_path / name, ConvertWishes(form))
+        assert (tmp_path / name / "0000.mcap").exists()
+        return
+    with pytest.raises(RecordingError, match=r"give \.mcap, \.mkv, \.mov or \.mp4, a name without a suffix, or --to"):
+        convert(str(source), tmp_path / name, ConvertWishes(form))
+    assert {path.name for path in tmp_path.iterdir()} == {"dashcam.mkv"}
+
+
+def test_a_suffix_that_says_nothing_is_refused_of_a_recording_too(drive, tmp_path):
+    with pytest.raises(RecordingError, match=r"its suffix \.foo says nothing"):
+        convert(str(drive), tmp_path / "c.foo", ConvertWishes())
+
+
 def test_only_recordings_become_other_things(tmp_path):
     source = source_fakes.write_video(tmp_path / "dashcam.mkv", [0, 33])
     with pytest.raises(RecordingError, match=r"convert it to \.mcap first"):

@@ -9,10 +9,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from perception.drives.layout import Channel, Decision, decisions
+from perception.drives.layout import Channel, Decision, StateRow, decisions
 from perception.drives.recording import open_recording
 from perception.drives.schemas import DECISION
 from perception.drives.segment import SegmentWriter
+from perception.sinks.recorder import STATE_EVERY_NS, Recorder, RecordSettings
 from tests.recorded_drive import ABOUT, PERIOD_NS, put, records_of, write_drive
 from tests.test_cli import perception, refused
 from tests.test_recording import write_foreign, write_segment
@@ -187,6 +188,22 @@ def test_recover_in_place_of_what_a_crash_left(say, tmp_path):
     assert "1 file written anew" in out
     code, out, _ = say("check", drive)
     assert (code, "note: recovered, without a loss" in out) == (0, True)
+
+
+def test_cut_says_how_often_a_state_is_kept(say):
+    _, out, _ = say("cut", "--help")
+    every_s = STATE_EVERY_NS // 10**9
+    text = " ".join(out.replace("│", " ").split())
+    assert f"every {every_s} s" in text
+    assert f"up to {every_s} s earlier" in text
+
+
+def test_a_recording_without_a_frame_is_noted(say, tmp_path):
+    recorder = Recorder(tmp_path / "empty", ABOUT, RecordSettings(least_free_bytes=0))
+    recorder.state(StateRow(-1, 0, 0, {}, 0, b"", b""))
+    recorder.close()
+    code, out, _ = say("check", tmp_path / "empty")
+    assert (code, "note: no frame is in it" in out) == (0, True)
 
 
 def test_cut_says_where_it_begins(say, drive, tmp_path):

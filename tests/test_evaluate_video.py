@@ -409,9 +409,13 @@ def test_the_command_line_writes_tables_and_json(say, clips, model, tmp_path):
     ("options", "said"),
     [
         (("--video", "--propagator", "magic"), "'magic'"),
-        (("--given",), "say --video too"),
+        (("--given",), "--given: about clips: say --video too"),
+        (("--propagator", "iou"), "--propagator: about clips: say --video too"),
+        (("--network-every", "3", "--fps", "5"), "--network-every and --fps: about clips: say --video too"),
         (("--video", "--sequence"), "leave --sequence"),
         (("--video", "--given", "--predictions", "x"), "stored ones say themselves"),
+        (("--video", "--propagator", "iou", "--predictions", "x"), "stored ones say themselves"),
+        (("--video", "--network-every", "2", "--predictions", "x"), "stored ones say themselves"),
         (("--video", "--predictions", "/no/such/folder"), "no about.json"),
     ],
 )
@@ -441,7 +445,11 @@ def test_a_model_that_no_propagator_can_follow_is_refused(clips):
 
 def test_bad_folders_of_clips_are_named(clips, tmp_path):
     with pytest.raises(ConfigError, match="no folder labels/ or Annotations/"):
+        open_clips(clips / "images", CLASSES, None)
+    with pytest.raises(ConfigError, match=f"give one of its parts: {clips}$"):
         open_clips(tmp_path, CLASSES, None)
+    with pytest.raises(ConfigError, match="nosuch: no such folder"):
+        open_clips(tmp_path / "nosuch", CLASSES, None)
     (clips / "clips.json").write_text('{"fps": 0}')
     with pytest.raises(ConfigError, match=r"clips\.json: .*render the clips again"):
         open_clips(clips, CLASSES, None)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
@@ -16,6 +19,7 @@ from perception.evaluation.bdd_mots import MotsFolder
 from perception.evaluation.classes import scored_classes
 from perception.evaluation.command import Wishes, evaluate_command
 from perception.evaluation.extra import load_extra
+from perception.evaluation.outputs import require_writable
 from perception.evaluation.predict import node_predictor
 from perception.evaluation.segments import OTHER
 from perception.evaluation.stored import About, read_prediction, write_about, write_prediction
@@ -23,6 +27,7 @@ from perception.evaluation.truth import LabelFolder
 from perception.types import Panoptic, Segment
 from tests.fakes import tiny_model
 from tests.test_cli import refused
+from tests.training_fakes import no_file_beyond
 
 pytest.importorskip("pycocotools", reason="pycocotools is not installed")
 
@@ -66,7 +71,8 @@ def say(monkeypatch, capfd):
     """Run the command line; its exit code, stdout and stderr."""
 
     def run(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["perception", "evaluate", *map(str, words), "--engine", "onnxruntime"])
+        engine = () if {"--engine", "--predictions"} & {*words} else ("--engine", "onnxruntime")
+        monkeypatch.setattr("sys.argv", ["perception", "evaluate", *map(str, words), *engine])
         monkeypatch.setenv("COLUMNS", "120")
         code = 0
         try:
@@ -82,7 +88,7 @@ def say(monkeypatch, capfd):
 def evaluate(data: Path, model: Path, keep: Path | None = None, **wishes) -> dict:
     predictor = node_predictor(str(model), "onnxruntime")
     try:
-        return evaluate_command(data, predictor, keep, Wishes(**wishes), lambda *_: None)
+        return evaluate_command(data, predictor, keep, Wishes(**wishes), lambda *_: None).figures
     finally:
         predictor.model.close()
 
@@ -159,7 +165,7 @@ def test_small_true_things_count_neither_way(data, model):
 def test_stored_predictions_score_the_same_without_the_network(data, model, tmp_path):
     first = evaluate(data, model, keep=tmp_path / "kept", sequence=True)
     model.unlink()
-    again = evaluate_command(data, None, tmp_path / "kept", Wishes(sequence=True), lambda *_: None)
+    again = evaluate_command(data, None, tmp_path / "kept", Wishes(sequence=True), lambda *_: None).figures
     assert again == first
 
 
@@ -191,6 +197,59 @@ def test_the_command_line_scores_a_kept_folder(say, data, model, tmp_path):
     code, out, err = say(data, "--predictions", tmp_path / "kept")
     assert code == 0, err
     assert "100.00" in out
+
+
+@pytest.mark.parametrize("option", ["--json", "--picture"])
+def test_a_place_that_can_not_be_written_is_refused_before_the_work(say, data, model, tmp_path, option):
+    (tmp_path / "folder").mkdir()
+    kept = ("--keep", tmp_path / "kept", option)
+    assert "can't be written" in refused(say(data, "--model", model, *kept, "/proc/figures"))
+    assert "is a folder" in refused(say(data, "--model", model, *kept, tmp_path / "folder"))
+    assert not (tmp_path / "kept").exists()
+
+
+def test_looking_whether_a_place_can_be_written_leaves_it_as_it_was(tmp_path):
+    (tmp_path / "old").write_text("figures")
+    (tmp_path / "link").symlink_to("new")
+    os.mkfifo(tmp_path / "pipe")  # to open it would wait for a reader
+    for name in ("old", "new", "link", "pipe"):
+        require_writable(tmp_path / name)
+    assert (tmp_path / "old").read_text() == "figures"
+    assert {path.name for path in tmp_path.iterdir()} == {"old", "link", "pipe"}
+
+
+def test_figures_that_can_not_be_written_are_shown_all_the_same(say, data, model):
+    result = say(data, "--model", model, "--json", "/dev/full")
+    assert "/dev/full: can't be written (no space left on device)" in refused(result)
+    assert "100.00" in result[1]
+
+
+def test_figures_are_written_though_nobody_reads_the_table(data, model, tmp_path):
+    figures = tmp_path / "figures.json"
+    words = ["evaluate", data, "--model", model, "--engine", "onnxruntime", "--json", figures]
+    command = [sys.executable, "-m", "perception.cli", *map(str, words)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        process.wait(180)
+    assert json.loads(figures.read_text())["mean_iou"] == 1
+
+
+def test_figures_that_can_not_be_written_cost_no_picture(say, data, model, tmp_path):
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+    picture = tmp_path / "confusion.png"
+    assert "/dev/full" in refused(say(data, "--model", model, "--json", "/dev/full", "--picture", picture))
+    assert cv2.imread(str(picture)) is not None
+
+
+def test_a_picture_that_can_not_be_written_costs_no_figure(say, data, model, tmp_path):
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+    figures, picture = tmp_path / "figures.json", tmp_path / "confusion.png"
+    with no_file_beyond(8000):
+        result = say(data, "--model", model, "--json", figures, "--picture", picture)
+    assert "confusion.png: can't be written (file too large)" in refused(result)
+    assert "100.00" in result[1]
+    assert json.loads(figures.read_text())["mean_iou"] == 1
 
 
 def test_a_missing_label_is_named(say, data, model):
@@ -235,7 +294,25 @@ def test_a_broken_picture_is_named(say, data, model):
 
 
 def test_a_folder_without_labels_is_refused(say, tmp_path, model):
-    assert "no folder labels/" in refused(say(tmp_path, "--model", model))
+    line = refused(say(tmp_path, "--model", model))
+    assert line.endswith(f"{tmp_path}: no folder labels/ here; give one with images/ and labels/")
+
+
+def test_a_folder_that_is_not_there_is_called_so(say, tmp_path, model):
+    assert f"{tmp_path / 'no'}: no such folder" in refused(say(tmp_path / "no", "--model", model))
+    assert f"{model}: not a folder" in refused(say(model, "--model", model))
+
+
+def test_the_parts_of_a_folder_of_parts_are_named(say, data, model, tmp_path):
+    data.rename(tmp_path / "test")
+    (tmp_path / "train" / "labels").mkdir(parents=True)
+    line = refused(say(tmp_path, "--model", model))
+    assert f"no folder labels/ here; give one of its parts: {tmp_path / 'test'}, {tmp_path / 'train'}" in line
+
+
+def test_clips_of_davis_ask_for_video(say, tmp_path, model):
+    (tmp_path / "Annotations" / "bear").mkdir(parents=True)
+    assert "say --video" in refused(say(tmp_path, "--model", model))
 
 
 def test_a_prediction_cut_short_is_refused(say, data, model, tmp_path):
@@ -263,6 +340,10 @@ def test_segments_that_contradict_their_map_are_refused(say, data, model, tmp_pa
     [
         (("--model", "road", "--predictions", "x"), "give one of them"),
         (("--flip",), "--flip averages the passes of a --checkpoint"),
+        (("--size", "32x32"), "--size is of a --checkpoint's input"),
+        (("--predictions", "x", "--size", "32x32"), "--size is of a --checkpoint's input"),
+        (("--predictions", "x", "--engine", "openvino"), "--engine runs a model"),
+        (("--checkpoint", "x", "--engine", "openvino"), "--engine runs a model"),
         (("--predictions", "x", "--keep", "y"), "give one of them"),
         (("--json", "/no/such/folder/a.json"), "its folder is not there"),
     ],
@@ -341,7 +422,7 @@ def test_the_truth_of_bdd_mots_scored_against_itself_is_perfect(tmp_path):
         seen = Panoptic(np.where(ids > 0, 1, 0).astype(np.uint8), ids, listed)
         write_prediction(tmp_path, name, seen, (segments.ids.shape[1], segments.ids.shape[0]))
     write_about(tmp_path, About(names, ("car", "pedestrian"), "truth", "none"))
-    result = evaluate_command(MOTS, None, tmp_path, Wishes(), lambda *_: None)
+    result = evaluate_command(MOTS, None, tmp_path, Wishes(), lambda *_: None).figures
     assert cars == 143
     assert result["panoptic"]["by_class"]["car"] == {"pq": 1, "sq": 1, "rq": 1, "tp": 143, "fp": 0, "fn": 0}
     assert result["instance_ap"]["by_class"]["car"]["ap50"] == 1

@@ -314,6 +314,13 @@ def test_the_command_prints_both_tables(unet, pictures, tmp_path, capsys):
     assert find(str(out)).card.figures["told"] == "yes"
 
 
+def test_a_shipped_checkpoint_goes_by_its_name(unet, pictures, tmp_path, monkeypatch):
+    monkeypatch.setattr("perception.training.checkpoint.WEIGHTS", unet.parent)
+    monkeypatch.chdir(tmp_path)
+    export_command(Path(unet.stem), Path("net.onnx"), *SIZE, parity=pictures / "images")
+    assert find(str(tmp_path / "net.onnx")).card.class_table().names == CLASS_NAMES
+
+
 def test_a_figure_without_a_value_is_refused(unet, tmp_path):
     with pytest.raises(ConfigError, match="'what=value'"):
         export_command(unet, tmp_path / "net.onnx", figure=["mIoU"])

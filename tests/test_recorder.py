@@ -51,6 +51,7 @@ KILLS = 5
 OFFSET = 1_700_000_000_000_000_000
 PERIOD = 100_000_000  # [ns] ten frames a second
 ABOUT = About("recording-1", "front", "run-1", "boot", OFFSET)
+DRIVE = About("recording-1", "front", "run-1", "drive", 0)
 HERE = RecordSettings(least_free_bytes=0, waits=True)
 MASKS = {"road", "lane", "pedestrian", "panoptic", "instances"}
 
@@ -94,6 +95,19 @@ def record(folder: Path, count: int, settings: RecordSettings = HERE, about: Abo
 
 def records(folder: Path) -> list[Record]:
     return list(open_recording(folder).messages())
+
+
+def tell(recorder: Recorder, stamp_ns: int) -> None:
+    """A frame without messages."""
+    seq, image = stamp_ns // PERIOD, np.zeros((8, 8, 3), np.uint8)
+    recorder.captured(Frame(seq, stamp_ns, "front", image), stamp_ns)
+    recorder.decided(Decision(seq, stamp_ns, "stepped"))
+
+
+def block(log_ns: int, has_state: bool = True) -> Block:
+    made = Block(has_state=has_state)
+    made.add(Record("/front/image", "", "", log_ns, log_ns, 0, b"x"))
+    return made
 
 
 def of(found: list[Record], name: str) -> list[Record]:
@@ -285,6 +299,29 @@ def test_a_recording_holds_the_index_of_its_open_segment_only(folder, monkeypatc
     assert writer.size == sum(path.stat().st_size for path in folder.iterdir())
 
 
+def writer_of(folder: Path, seconds: float) -> RecordingWriter:
+    return RecordingWriter(folder, DRIVE, DiskGuard(folder.parent, "stop", 0), SegmentLimits(seconds))
+
+
+def test_a_segment_that_begins_at_0_is_as_long_as_others(folder):
+    writer = writer_of(folder, 1.0)
+    for i in range(6):
+        writer.write(block(i * SECOND // 2))
+    writer.close("done")
+    spans = [file.span for file in open_recording(folder).files]
+    assert spans == [(i * SECOND, i * SECOND + SECOND // 2) for i in range(3)]
+
+
+def test_what_was_lost_on_its_way_here_ends_no_segment(folder):
+    writer = writer_of(folder, 60.0)
+    writer.write(Block(captured=1, lost=Counter({"the recorder's queue was full": 1})))
+    writer.write(block(OFFSET))
+    writer.write(Block(captured=1, lost=Counter({"the recorder's queue was full": 1})))
+    writer.write(block(OFFSET + SECOND))
+    writer.close("done")
+    assert [file.span for file in open_recording(folder).files] == [(OFFSET, OFFSET + SECOND)]
+
+
 def test_a_large_segment_ends_too(folder):
     record(folder, 30, replace(HERE, frames="raw", masks=False, segment_bytes=20_000))
     assert len(list(folder.iterdir())) > 1
@@ -313,6 +350,39 @@ def test_the_first_state_is_asked_for_once(folder):
     Run(recorder).frames(5, first=1000)
     recorder.close()
     assert len(of(records(folder), "state")) == 1
+
+
+def test_the_state_of_a_drive_waits_for_its_first_frame_at_0(folder, monkeypatch):
+    monkeypatch.setattr("perception.sinks.recorder.TICK_S", 0.01)
+    recorder = Recorder(folder, DRIVE, HERE)
+    recorder.state(lambda: state(-1, 0))
+    size = recorder.stats().size
+    recorder.sent([("front/odd", b"no message at all")], 0)
+    assert eventually(lambda: recorder.stats().size > size)  # the network takes a while with the first frame
+    for seq in range(3):
+        tell(recorder, seq * PERIOD)
+    recorder.close()
+    recording = open_recording(folder)
+    assert [r.log_ns for r in of(list(recording.messages()), "state")] == [0]
+    assert (recording.begin_ns, recording.end_ns, len(recording.segments)) == (0, 2 * PERIOD, 1)
+
+
+def test_the_next_state_is_wanted_five_seconds_after_a_frame_at_0(folder):
+    recorder = Recorder(folder, DRIVE, HERE)
+    recorder.state(lambda: state(-1, 0))
+    wanted = []
+    for second in range(6):
+        tell(recorder, second * SECOND)
+        wanted.append(recorder.wants_state())
+    recorder.close()
+    assert wanted == [False] * 5 + [True]
+
+
+def test_a_drive_that_never_had_a_frame_begins_at_0(folder):
+    recorder = Recorder(folder, DRIVE, HERE)
+    recorder.state(lambda: state(-1, 0))
+    recorder.close()
+    assert [r.log_ns for r in records(folder)] == [0]
 
 
 def test_what_the_node_says_while_no_frame_comes_is_kept_soon(folder, monkeypatch):
@@ -864,6 +934,15 @@ def test_a_trigger_saves_the_last_seconds_and_the_next_ones(folder):
     assert recording.certificate.reason == "Health: failed!"
     assert recording.certificate.is_complete
     assert of(found, "annotations")
+
+
+def test_a_trigger_before_the_first_frame_saves_the_seconds_after_it(folder):
+    recorder = Recorder(folder, ABOUT, RING)
+    recorder.trigger("no input")
+    Run(recorder).frames(30)
+    recorder.close()
+    (path,) = saved(folder)
+    assert [r.sequence for r in of(records(path), "image")] == list(range(11))
 
 
 def test_another_trigger_meanwhile_makes_it_longer_and_a_later_one_makes_the_next(folder):

@@ -167,6 +167,29 @@ def test_a_copy_on_a_full_disk_leaves_nothing_and_says_why(drive, tmp_path, limi
     assert sorted(p.name for p in tmp_path.iterdir()) == ["drive"]
 
 
+@pytest.mark.parametrize("limit", [0, 20_000])
+def test_a_whole_segment_on_a_full_disk_leaves_nothing_and_says_why(drive, tmp_path, limit):
+    with pytest.raises(RecordingError, match=r"out\.mcap.*: file too large"), file_limit(limit):
+        recover(drive / "0000.mcap", tmp_path / "out.mcap")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["drive"]
+    with pytest.raises(RecordingError, match=r"0000\.mcap.*: file too large"), file_limit(limit):
+        recover(drive, tmp_path / "out")
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_a_whole_segment_whose_name_is_taken_by_a_folder_leaves_nothing(drive, tmp_path):
+    (tmp_path / "out.mcap").mkdir()
+    with pytest.raises(RecordingError, match="is a directory"):
+        recover(drive / "0000.mcap", tmp_path / "out.mcap", force=True)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["drive", "out.mcap"]
+
+
+def test_a_folder_that_can_not_be_made_is_said(drive, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(RecordingError, match="out: not a directory"):
+        recover(drive, tmp_path / "file" / "out")
+
+
 def test_a_copy_that_can_not_even_begin_leaves_nothing(drive, tmp_path):
     recording = open_recording(drive)
     long = msgspec.structs.replace(ABOUT, launch="x" * 100_000)  # more than waits in memory for the disk

@@ -202,6 +202,27 @@ def test_close_ends_a_blocked_iteration_at_once() -> None:
     blocked.set()
 
 
+@pytest.mark.parametrize(
+    ("session", "reason"),
+    [(SourceError("absent"), "absent"), ([None] * 100, "broken frames in a row"), ([image()], "closed")],
+)
+def test_a_closed_source_says_why_no_good_frame_came(session: Any, reason: str) -> None:
+    source, openings = live(session)
+    with reading(source):
+        wait_until(lambda: len(openings) >= 2, "reopened")
+    assert source.status().state == "ended"
+    assert reason in source.status().reason
+
+
+def test_a_closed_source_says_that_no_frame_came_in_time() -> None:
+    blocked = threading.Event()
+    source, _ = live([blocked])
+    with reading(source):
+        wait_until(lambda: source.status().state == "stalled", "blocked")
+    blocked.set()
+    assert "no usable frame for" in source.status().reason
+
+
 def test_close_in_a_signal_handler_ends_the_iteration() -> None:
     source, _ = live(SourceError("absent"))
     before = signal.signal(signal.SIGUSR1, lambda *_: source.close())

@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+import contextlib
+import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -79,6 +83,34 @@ def test_what_can_never_work_fails_at_once_in_one_line(text: str, message: str) 
         open_source(text, camera="front")
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("file", ["000.png", "notes.txt", ""])
+def test_a_topic_of_a_folder_that_is_no_bag(tmp_path: Path, file: str) -> None:
+    if file:
+        (tmp_path / file).write_bytes(b"x")
+    with pytest.raises(SourceError, match=r"no bag: there is no metadata\.yaml in it") as caught:
+        open_source(f"{tmp_path}?topic=/cam/image_raw", camera="front")
+    assert "unknown option" not in str(caught.value)
+
+
+@pytest.mark.parametrize("options", ["", "?from=1"])
+def test_a_drive_in_a_folder_that_is_shut(tmp_path: Path, options: str) -> None:
+    (tmp_path / "shut").mkdir(mode=0)
+    with as_nobody(), pytest.raises(SourceError, match=r"drive\.mp4(\?from=1)?: permission denied$"):
+        open_source(f"{tmp_path}/shut/drive.mp4{options}", camera="front")
+
+
+@contextlib.contextmanager
+def as_nobody() -> Iterator[None]:
+    """Without root's right to go anywhere; a user has none."""
+    before = os.geteuid()
+    if before == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(before)
 
 
 def test_the_forms_name_every_scheme() -> None:

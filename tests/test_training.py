@@ -203,6 +203,44 @@ def test_the_check_draws_a_batch(tmp_path):
     assert picture.shape == (3 * 32, 3 * 48, 3)
 
 
+def checked(folder: Path, text: str = CONFIG, **options) -> dict[str, int]:
+    return check_command(Request(write_config(folder, text), folder / "run", **options), folder / "batch.png", quiet)
+
+
+def test_the_check_refuses_start_weights_that_training_would_refuse(tmp_path):
+    with pytest.raises(ConfigError, match=r"nope: start weights are"):
+        checked(tmp_path, start=Path("nope"))
+    with pytest.raises(ConfigError, match="--start FILE"):
+        checked(tmp_path, REALTIME.replace("warmup = 2", "frozen_stages = 2"))
+
+
+def test_the_check_counts_wrong_files_before_it_takes_the_start_weights(tmp_path):
+    write_config(tmp_path)
+    for path in (tmp_path / "a" / "labels").iterdir():
+        cv2.imwrite(str(path), np.full((48, 64), 77, np.uint8))
+    with pytest.raises(ConfigError, match="data set 'a': 5 of 5 samples are wrong"):
+        checked(tmp_path, start=Path("nope"))
+
+
+def test_the_check_takes_start_weights_that_fit(straight, tmp_path):
+    assert checked(tmp_path, start=straight / "run" / "best.safetensors") == {"a": 5, "validation": 3}
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_the_check_looks_for_the_device(tmp_path):
+    with pytest.raises(ConfigError, match="device 'cuda': no GPU"):
+        checked(tmp_path, device="cuda")
+    with pytest.raises(ConfigError, match="precision 'float16' needs a GPU"):
+        checked(tmp_path, CONFIG.replace("steps = 8", 'steps = 8\nprecision = "float16"'))
+
+
+def test_the_check_of_a_run_that_goes_on_reads_its_last_checkpoint(tmp_path):
+    trained(tmp_path, steps=1)
+    assert checked(tmp_path, resume=True, steps=1, without=["validation"]) == {"a": 5}
+    with pytest.raises(ConfigError, match="seed"):
+        checked(tmp_path, resume=True, steps=1, seed=5, without=["validation"])
+
+
 # the loss of a batch
 
 MEANING = torch.tensor([[True, False, False], [False, True, False], [False, False, True], [True, True, False]])

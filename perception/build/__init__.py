@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from perception.build.checks import Checked, calibration_hash, check_calibration, check_launch, topics_of
+from perception.build.checks import (
+    Checked,
+    calibration_hash,
+    check_calibration,
+    check_launch,
+    check_node,
+    topics_of,
+)
 from perception.build.continuity import build_continuity, open_checkpoint
 from perception.build.identity import identity_of, replay_run
 from perception.build.logbook import about_of, build_logbook
@@ -15,9 +22,11 @@ from perception.build.model import (
     tracking_kind,
 )
 from perception.build.node import build_control, build_node, build_publisher, build_report, build_source, listen
+from perception.build.preflight import Preflight, preflight
 
 __all__ = [
     "Checked",
+    "Preflight",
     "about_of",
     "build_continuity",
     "build_control",
@@ -32,11 +41,13 @@ __all__ = [
     "calibration_hash",
     "check_calibration",
     "check_launch",
+    "check_node",
     "give_features",
     "identity_of",
     "listen",
     "open_checkpoint",
     "open_model",
+    "preflight",
     "replay_run",
     "topics_of",
     "tracking_kind",

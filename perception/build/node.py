@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 
-from perception.build.checks import Checked, check_calibration, check_launch
+from perception.build.checks import Checked, check_calibration, check_first_frame, check_node
 from perception.build.continuity import build_continuity, open_checkpoint
 from perception.build.identity import identity_of
 from perception.build.logbook import build_logbook
@@ -45,7 +45,7 @@ def build_node(
     Raises:
         PerceptionError: one line saying what can't be opened and how to mend it.
     """
-    checked, stopwatch = check_launch(launch), Stopwatch()
+    checked, stopwatch = check_node(launch), Stopwatch()
     with ExitStack() as opened:
         source = opened.enter_context(closing(build_source(launch)))
         info = source.info()
@@ -77,7 +77,7 @@ def build_node(
             logbook.engine = serving.engine if serving else report.engine
             opened.callback(logbook.close, "the node did not start")
             sinks = (*sinks, *listen(launch, logbook, source, control))
-        frames = frames or iter(source)
+        frames = check_first_frame(checked, info, frames or iter(source))
         node = Node(source, frames, pipeline, publisher, report, sinks, on_scene, control, continuity, logbook, serving)
         opened.pop_all()  # the node closes them from here on
         return node

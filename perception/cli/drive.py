@@ -139,15 +139,17 @@ def cut(
 
     [bold]perception drive cut drives/front --from 2400 --to 2430 -o tests/drives/tunnel.mcap[/bold]
 
-    The node's memory is kept in the recording every 10 s. The cut begins with the last one before --from and holds the
+    The node's memory is kept in the recording every 5 s. The cut begins with the last one before --from and holds the
     frames since: `perception replay` of the cut gives the same bytes for these frames as of the whole drive. So it may
-    begin up to 10 s earlier than asked; the command says by how much. --exact-range leaves that lead-in out: a replay
+    begin up to 5 s earlier than asked; the command says by how much. --exact-range leaves that lead-in out: a replay
     then begins with an empty memory, and other ids.
     """
     from perception.drives.cut import Window, cut_recording
+    from perception.drives.ending import warn_unclosed
     from perception.drives.recording import open_recording
 
     recording = open_recording(path)
+    warn_unclosed(recording)
     with progress_bar() as bar:
         window = Window(begin, end, topic or None, exact_range)
         result = cut_recording(recording, window, out, force=force, progress=lines_of(bar))

@@ -42,7 +42,10 @@ def frames(
     are in classes.json; or 16 bit positions, whose tracks are in ids.jsonl.
     """
     from perception.conversion.pictures import PictureWishes, write_pictures
+    from perception.drives.ending import warn_unclosed
+    from perception.drives.recording import open_recording
 
+    warn_unclosed(open_recording(path))
     wishes = PictureWishes(begin, end, every, form, masks)
     with _bar() as progress:
         done = write_pictures(path, out, wishes, force=force, progress=progress)
@@ -107,7 +110,10 @@ def redact(
     """
     from perception.conversion.redaction import redact
     from perception.conversion.regions import RegionWishes
+    from perception.drives.ending import warn_unclosed
+    from perception.drives.recording import open_recording
 
+    warn_unclosed(open_recording(path))
     wishes = RegionWishes(tuple(classes or ()), whole, hold, cells)
     with _bar() as progress:
         done = redact(path, out, wishes, also=also, tracks=tracks, force=force, progress=progress)

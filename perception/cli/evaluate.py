@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,25 +13,29 @@ from rich.table import Table
 
 from perception.cli import app
 from perception.cli.clip_tables import clip_tables, percent
+from perception.cli.engine_help import ENGINE_HELP
 from perception.cli.progress import lines_of, progress_bar
 from perception.errors import ConfigError
 
 if TYPE_CHECKING:
     from perception.config import Launch
+    from perception.evaluation.command import Evaluation
     from perception.evaluation.predict import Predictor
+
+SIZE = "640x352"  # of the default model's input
 
 
 @app.command()
 def evaluate(
     data: Annotated[Path, typer.Argument(help="Folder with images/ and labels/, and instances/ where known.")],
     model: Annotated[str | None, typer.Option(help="A shipped model's name or an .onnx file; else 'road'.")] = None,
-    engine: Annotated[str, typer.Option(help="auto, onnxruntime, openvino, onnxruntime-cuda or tensorrt.")] = "auto",
+    engine: Annotated[str | None, typer.Option(help=f"Of a model: {ENGINE_HELP}")] = None,
     checkpoint: Annotated[
         list[Path] | None, typer.Option(help="Instead, a .safetensors file of `train`, or road; several: their mean.")
     ] = None,
-    size: Annotated[str, typer.Option(help="Of a checkpoint's input; averaged over several: 640x352,768x432.")] = (
-        "640x352"
-    ),
+    size: Annotated[
+        str | None, typer.Option(help=f"Of a checkpoint's input, else {SIZE}; several averaged: 640x352,768x432.")
+    ] = None,
     flip: Annotated[bool, typer.Option("--flip", help="Average a checkpoint over mirrored pictures too.")] = False,
     predictions: Annotated[Path | None, typer.Option(help="Instead, score what --keep stored.")] = None,
     merge: Annotated[list[str] | None, typer.Option(help="Score a class as another: 'lane marking=road'.")] = None,
@@ -42,19 +45,26 @@ def evaluate(
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the figures here.")] = None,
     picture: Annotated[Path | None, typer.Option(help="Draw the confusion matrix here (PNG).")] = None,
     video: Annotated[bool, typer.Option("--video", help="DATA is clips: follow things, score ids.")] = False,
-    propagator: Annotated[str, typer.Option(help="With --video: iou, affinity or memory.")] = "auto",
-    network_every: Annotated[int, typer.Option(min=1, help="With --video: the network looks at every n-th.")] = 1,
+    propagator: Annotated[str | None, typer.Option(help="With --video: iou, affinity or memory; else auto.")] = None,
+    network_every: Annotated[
+        int | None, typer.Option(min=1, help="With --video: the network looks at every n-th; else at each.")
+    ] = None,
     given: Annotated[bool, typer.Option("--given", help="With --video: the first frame's truth is given.")] = False,
     fps: Annotated[float | None, typer.Option(min=0.1, help="With --video: rate, where DATA does not say it.")] = None,
 ) -> None:
     """Every metric that the labels of DATA allow: IoU, Dice, boundary F, PQ, mask AP; of clips STQ, HOTA, J&F, ..."""
-    from perception.evaluation.command import Wishes, evaluate_command
+    from perception.evaluation.command import Evaluation, Wishes, evaluate_command
+    from perception.evaluation.outputs import require_writable
 
-    check_options(model, checkpoint, predictions, keep, flip, (json_file, picture))
-    check_video_options(video, given, fps, predictions, sequence or picture is not None)
+    check_options(model, checkpoint, predictions, keep, {"--size": size, "--flip": flip, "--engine": engine})
+    following = {"--given": given, "--propagator": propagator, "--network-every": network_every}
+    check_video_options(video, following, fps, predictions, sequence or picture is not None)
+    for file in filter(None, (json_file, picture)):
+        require_writable(file)
+    engine = engine or "auto"
     with contextlib.ExitStack() as stack:
-        launch = clip_launch(propagator, network_every, engine) if video else None
-        predictor = None if predictions else open_predictor(model, engine, checkpoint, size, flip)
+        launch = clip_launch(propagator or "auto", network_every or 1, engine) if video else None
+        predictor = None if predictions else open_predictor(model, engine, checkpoint, size or SIZE, flip)
         progress = lines_of(stack.enter_context(progress_bar()))
         if predictor:
             stack.enter_context(contextlib.closing(predictor.model))
@@ -62,15 +72,30 @@ def evaluate(
             from perception.evaluation.command_clips import ClipWishes, evaluate_clips
 
             clip_wishes = ClipWishes(launch, tuple(merge or ()), given, least_area, fps)
-            result = evaluate_clips(data, predictor, keep or predictions, clip_wishes, progress)
+            found = Evaluation(evaluate_clips(data, predictor, keep or predictions, clip_wishes, progress), None)
         else:
-            wishes = Wishes(tuple(merge or ()), sequence, least_area, picture)
-            result = evaluate_command(data, predictor, keep or predictions, wishes, progress)
-    if json_file:
-        json_file.write_text(json.dumps(result, indent=2) + "\n")
-    console = Console()
-    for part in clip_tables(result) if video else tables(result):
-        console.print(part)
+            wishes = Wishes(tuple(merge or ()), sequence, least_area, picture is not None)
+            found = evaluate_command(data, predictor, keep or predictions, wishes, progress)
+    show(found, video, json_file, picture)
+
+
+def show(found: Evaluation, video: bool, json_file: Path | None, picture: Path | None) -> None:
+    """Print the figures, then write what was asked for; each is done whatever becomes of the others.
+
+    Raises:
+        ConfigError: a file can't be written.
+    """
+    from perception.evaluation.confusion_picture import write_confusion_picture
+    from perception.evaluation.outputs import write_figures
+
+    figures, console = found.figures, Console()
+    with contextlib.ExitStack() as after:  # hours of work must not be lost to a full disk, or to who reads one line
+        if picture and found.confusion:
+            after.callback(write_confusion_picture, found.confusion, tuple(figures["classes"]), picture)
+        if json_file:
+            after.callback(write_figures, figures, json_file)
+        for part in clip_tables(figures) if video else tables(figures):
+            console.print(part)
 
 
 def clip_launch(propagator: str, network_every: int = 1, engine: str = "auto") -> Launch:
@@ -82,12 +107,20 @@ def clip_launch(propagator: str, network_every: int = 1, engine: str = "auto") -
     return check({"version": 1, "model": model, "tracking": {"kind": propagator}}, Launch, "--video")
 
 
-def check_video_options(video: bool, given: bool, fps: float | None, predictions: Path | None, still: bool) -> None:
-    """Raise ConfigError for options that mean nothing together; `still` is one that is about pictures."""
-    if not video and (given or fps is not None):
-        raise ConfigError("--given and --fps are about clips: say --video too")
-    if given and predictions:
-        raise ConfigError("--given is for new predictions; stored ones say themselves whether it was so: leave it out")
+def check_video_options(
+    video: bool, following: Mapping[str, object], fps: float | None, predictions: Path | None, still: bool
+) -> None:
+    """Raise ConfigError for options that mean nothing together.
+
+    Args:
+        following: options of how things are followed, by name.
+        still: one that is about pictures is given.
+    """
+    told = [name for name, value in following.items() if value]
+    if not video and (told or fps):
+        raise ConfigError(f"{' and '.join([*told, *(['--fps'] if fps else [])])}: about clips: say --video too")
+    if told and predictions:
+        raise ConfigError(f"{' and '.join(told)}: for new predictions; stored ones say themselves how they were made")
     if video and still:
         raise ConfigError("--video measures flicker anyway and draws no picture: leave --sequence and --picture out")
 
@@ -97,19 +130,19 @@ def check_options(
     checkpoint: Sequence[Path] | None,
     predictions: Path | None,
     keep: Path | None,
-    flip: bool,
-    written: Iterable[Path | None],
+    more: Mapping[str, object],
 ) -> None:
-    """Raise ConfigError for options that contradict each other, or files whose folder is not there."""
+    """Raise ConfigError for options that contradict each other; `more` are --size, --flip and --engine."""
     if sum(bool(given) for given in (model, checkpoint, predictions)) > 1:
         raise ConfigError("--model, --checkpoint and --predictions: give one of them")
-    if flip and not checkpoint:
+    if more["--flip"] and not checkpoint:
         raise ConfigError("--flip averages the passes of a --checkpoint; a model is one graph that looks once")
+    if more["--size"] and not checkpoint:
+        raise ConfigError("--size is of a --checkpoint's input; a model's graph has one size: leave it out")
+    if more["--engine"] and (checkpoint or predictions):
+        raise ConfigError("--engine runs a model; PyTorch runs a --checkpoint, nothing --predictions: leave it out")
     if predictions and keep:
         raise ConfigError("--keep stores new predictions, --predictions reads stored ones: give one of them")
-    for file in filter(None, written):
-        if not file.resolve().parent.is_dir():
-            raise ConfigError(f"{file}: its folder is not there; make it first")
 
 
 def open_predictor(

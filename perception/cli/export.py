@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @app.command()
 def export(
-    checkpoint: Annotated[Path, typer.Argument(help="A .safetensors file of `train`.")],
+    checkpoint: Annotated[Path, typer.Argument(help="A .safetensors file of `train`, or road.")],
     out: Annotated[Path, typer.Argument(help="The .onnx file to write; its card and encoder go beside it.")],
     width: Annotated[int, typer.Option(min=32, max=4096, help="Of the graph's input; a multiple of 16.")] = 640,
     height: Annotated[int, typer.Option(min=32, max=4096, help="Of the graph's input; a multiple of 16.")] = 352,

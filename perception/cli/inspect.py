@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.table import Table
 
 from perception.cli import app
+from perception.cli.engine_help import ENGINE_HELP
+from perception.errors import ConfigError
 
 COLOURS = {"ok": "green", "note": "yellow", "wrong": "red"}
 
@@ -19,24 +21,32 @@ COLOURS = {"ok": "green", "note": "yellow", "wrong": "red"}
 def check(
     launch_file: Annotated[Path, typer.Argument(help="A TOML launch file.", show_default=False)],
 ) -> None:
-    """Check a launch file, its model, topics, calibration and keys, without opening a camera."""
-    from perception.build import check_launch
+    """Say whether a node can start from a launch file, without opening its camera or its sockets."""
+    from perception.build import preflight
     from perception.config import read_launch
     from perception.doctor import has_accelerator
 
-    checked = check_launch(read_launch(launch_file))
+    found = preflight(read_launch(launch_file))
+    checked, engine = found.checked, found.checked.launch.model.engine
+    is_there, missing = has_accelerator(engine)
+    if found.is_pinned and not is_there:
+        raise ConfigError(
+            f"model.engine: {engine} is not here, and a recording to be repeated takes no other: {missing}"
+        )
     topics = ", ".join(f"{checked.launch.camera}/{spec.name}" for spec in checked.topics)
     print(f"{launch_file}: good")
+    waits = f": {found.absent} is not here now; the node would wait for it" if found.absent else ""
+    print(f"  source  {found.source}{waits}")
     print(f"  model   {checked.files.name} ({checked.files.identity})")
     print(f"  topics  {topics}")
-    engine = checked.launch.model.engine
-    is_there, missing = has_accelerator(engine)
     print(f"  engine  {engine}" + ("" if is_there else f": not here: {missing}; the CPU would serve, as degraded"))
     print(f"  on      {', '.join(checked.launch.publish.endpoints)}{' (CURVE)' if checked.curve else ''}")
 
 
 @app.command()
-def doctor(port: Annotated[int, typer.Option(help="The port that the node would use.")] = 5601) -> None:
+def doctor(
+    port: Annotated[int, typer.Option(min=0, max=65535, help="The port that the node would use; 0: any.")] = 5601,
+) -> None:
     """What this machine can run: engines, cameras, ports, GPU; and the fix for each thing that is missing."""
     from perception.doctor import examine
 
@@ -108,9 +118,7 @@ def bench(
     drive: Annotated[str, typer.Option(help="A video or a folder of pictures; empty: a rendered drive.")] = "",
     seconds: Annotated[float, typer.Option(min=1, help="How long the node and others run.")] = 20.0,
     model: Annotated[str, typer.Option(help="A shipped model's name or an .onnx file.")] = "road",
-    engine: Annotated[
-        str, typer.Option(help="auto, onnxruntime, openvino, tensorrt, onnxruntime-cuda or onnxruntime-tensorrt.")
-    ] = "auto",
+    engine: Annotated[str, typer.Option(help=ENGINE_HELP)] = "auto",
     threads: Annotated[int, typer.Option(min=0, help="Worker threads of the engine; 0: all cores.")] = 0,
     fps: Annotated[float, typer.Option(min=1, help="Rate of the simulated camera.")] = 30.0,
     network_every: Annotated[int, typer.Option(min=1, help="The network looks at every n-th frame.")] = 1,

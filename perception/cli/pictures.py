@@ -59,10 +59,10 @@ def video(
     in this frame, broken where it was carried there. The strip below says when and which frame, and shows the whole
     drive: green observed, blue propagated, orange degraded, dark red failed, grey nothing said, red ticks dropped.
     """
-    from perception.conversion.video import VideoWishes, check_name, write_video
+    from perception.conversion.video import VideoWishes, check_out, write_video
     from perception.replay.shown import Wanted, shown
 
-    check_name(out)
+    check_out(out, force)
     wanted = Wanted(begin, end, _launch(topic, model, engine), bool(model or engine), plain)
     with progress_bar() as bar, shown(path, wanted, lines_of(bar)) as drive:
         part = (max(0.0, begin - drive.begin_s), None if end is None else end - drive.begin_s)
@@ -95,11 +95,11 @@ def picture(
     [bold]perception picture drives/front-2026-11-23 --at 12.3[/bold]
     [bold]perception picture dashcam.mp4 --at 4 -o ticket.jpg --topic road --topic pedestrian[/bold]
     """
-    from perception.conversion.picture import PictureWish, check_name, write_picture
+    from perception.conversion.picture import PictureWish, check_out, write_picture
     from perception.replay.shown import Wanted, shown
 
     out = out or Path(f"{Path(path.partition('?')[0]).stem or 'drive'}-{at:g}.png")
-    check_name(out)
+    check_out(out, force)
     wanted = Wanted(at, at + _AFTER_S, _launch(topic, model, engine), bool(model or engine), plain)
     with progress_bar() as bar, shown(path, wanted, lines_of(bar)) as drive:
         wish = PictureWish(

@@ -5,22 +5,30 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TaskID, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+
+class _Count(MofNCompleteColumn):
+    """What is done, of how many; of a number that nobody knows, what is done alone."""
+
+    def render(self, task: Task) -> Text:
+        return Text(f"{int(task.completed)}", "progress.download") if task.total is None else super().render(task)
 
 
 def progress_bar() -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}"), BarColumn(), _Count(), TimeRemainingColumn())
     return Progress(*columns, console=Console(stderr=True))
 
 
 def lines_of(bar: Progress) -> Callable[[str, int, int], None]:
-    """A progress function (what, done, of how many) that gives each `what` a line of the bar."""
+    """A progress function (what, done, of how many) that gives each `what` a line of the bar; of 0: nobody knows."""
     tasks: dict[str, TaskID] = {}
 
     def progress(what: str, done: int, total: int) -> None:
         if what not in tasks:
-            tasks[what] = bar.add_task(what)
-        bar.update(tasks[what], completed=done, total=total)
+            tasks[what] = bar.add_task(what, total=None)
+        bar.update(tasks[what], completed=done, total=total or None)
 
     return progress
 

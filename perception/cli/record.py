@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from perception.cli import app
 from perception.config import Launch, RecordConfig, read_launch
-from perception.errors import ConfigError
+from perception.errors import ConfigError, RecordingError
 from perception.strict_toml import check
+
+if TYPE_CHECKING:
+    from perception.node import Node
 
 INCOMPLETE = 3
 """Exit code of a recording that lacks something."""
@@ -46,7 +50,7 @@ def record(
     """Run the node and record the drive: frames, masks, tracks, events, health, and every decision.
 
     Ctrl-C ends it, and the recording is finished. Exit code 0: all of it was kept. 3: something was lost, and
-    perception drive info says what.
+    perception drive info says what; or no frame came.
     """
     from perception.cli.play import play
 
@@ -55,9 +59,26 @@ def record(
     launch = with_recording(_launch_of(what), wishes)
     if launch.recording:
         require_place(Path(launch.recording.folder))
-    logbook = play(launch, seconds=seconds).logbook
-    if logbook and logbook.recorder.has_lost:
+    node = play(launch, seconds=seconds)
+    _require_frame(node)
+    if node.logbook and node.logbook.recorder.has_lost:
         raise typer.Exit(INCOMPLETE)
+
+
+class NothingRecorded(RecordingError):
+    """No frame came that could be recorded."""
+
+    exit_code = INCOMPLETE
+
+
+def _require_frame(node: Node) -> None:
+    """Raises NothingRecorded where a node that ended had no good frame, and removes what it recorded of that."""
+    status = node.source.status()
+    if status.captured > status.broken:
+        return
+    if node.logbook and not status.captured:  # of broken frames it holds what was wrong with them
+        shutil.rmtree(node.logbook.recorder.folder, ignore_errors=True)
+    raise NothingRecorded(f"no frame came: {status.reason}")
 
 
 def require_place(folder: Path) -> None:

@@ -11,9 +11,11 @@ import msgspec
 import typer
 
 from perception.cli import app
+from perception.cli.engine_help import ENGINE_HELP
 from perception.cli.play import Driving, play
 from perception.config import Launch, SourceConfig, read_launch
 from perception.errors import ConfigError
+from perception.strict_toml import check
 
 AGAIN, WHAT_IF = "Gone through again, without sockets", "With --mode what-if"
 EXAMPLES = """
@@ -46,7 +48,7 @@ def replay(
         list[str] | None, typer.Option("--topic", "-t", help="Which masks: road, lane, pedestrian, ...")
     ] = None,
     model: Annotated[str, typer.Option(help="A shipped model's name or an .onnx file with its card.")] = "",
-    engine: Annotated[str, typer.Option(help="auto, onnxruntime, openvino, onnxruntime-cuda or tensorrt.")] = "",
+    engine: Annotated[str, typer.Option(help=ENGINE_HELP)] = "",
     network_every: Annotated[int | None, typer.Option(min=1, help="The network looks at every n-th frame.")] = None,
     fast: Annotated[bool, typer.Option("--fast", help="As fast as possible instead of at the drive's pace.")] = False,
     speed: Annotated[float, typer.Option(min=0.1, max=10, help="Times as fast as it was recorded.")] = 1.0,
@@ -134,10 +136,7 @@ def with_choices(launch: Launch, topics: list[str] | None, choices: dict[str, ob
     changed["model"] = msgspec.to_builtins(launch.model) | chosen
     if topics:
         changed["topics"] = topics
-    try:
-        return msgspec.convert(changed, Launch)
-    except msgspec.ValidationError as error:
-        raise ConfigError(str(error).replace(" - at `$", " - at `")) from None
+    return check(changed, Launch, "options")
 
 
 def _stepping() -> Driving:

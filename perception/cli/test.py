@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from perception.cli import app
+from perception.cli.engine_help import ENGINE_HELP
 from perception.cli.progress import lines_of, progress_bar
 from perception.errors import ConfigError, PerceptionError
 
@@ -59,7 +60,7 @@ def drive_test(
     level: Annotated[str, typer.Option(help="How alike: auto, bytes, tight or statistical.")] = "auto",
     launch: Annotated[Path | None, typer.Option(help="A launch file; else each drive's own, or the default.")] = None,
     model: Annotated[str, typer.Option(help="Another model: a shipped one's name or an .onnx file.")] = "",
-    engine: Annotated[str, typer.Option(help="auto, onnxruntime, openvino, onnxruntime-cuda or tensorrt.")] = "",
+    engine: Annotated[str, typer.Option(help=ENGINE_HELP)] = "",
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Keep results here; those that are there are not made again.")
     ] = None,

@@ -66,7 +66,7 @@ def train(
     seed: Annotated[int | None, typer.Option(min=0, help="The same seed gives the same weights.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     check: Annotated[
-        bool, typer.Option("--check", help="Only read all data and draw a batch into RUN/batch.png.")
+        bool, typer.Option("--check", help="Only read all data and start weights, and draw a batch into RUN/batch.png.")
     ] = False,
 ) -> None:
     """Train a network as a configuration says.
@@ -81,7 +81,7 @@ def train(
     docs/training.md explains every key of a configuration and how to use data of your own.
     """
     try:
-        from perception.training.command import Request, check_command, train_command
+        from perception.training.command import Request, check_command, run_folder, train_command
     except ImportError as error:
         raise PerceptionError(
             f"training needs more packages ({error.name}): pip install 'perception-node[train]'"
@@ -90,7 +90,7 @@ def train(
     with progress_bar() as bar, _log_above_the_bar():
         shown = Phases(bar)
         if check:
-            sheet = (run or Path("runs") / Path(config).stem) / "batch.png"
+            sheet = run_folder(request) / "batch.png"
             counts = check_command(request, sheet, shown)
             bar.stop()
             print(f"{', '.join(f'{n} {name}' for name, n in counts.items())}: all good; a batch is in {sheet}")

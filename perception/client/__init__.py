@@ -16,6 +16,7 @@ from types import TracebackType
 
 import zmq
 
+from perception.client.absence import absence_of
 from perception.client.age import Clocks, Received, age_of
 from perception.client.connection import EVENTS, FAILURES, connect, use_keys
 from perception.client.control import Control, Prompted
@@ -59,15 +60,17 @@ def subscribe(
         raise
     asked = tuple(prefix for prefix, is_asked in prefixes.items() if is_asked)
     reader = Reader(context, socket, monitor, asked, 0 if latest else max(1, queue_size))
-    return Subscription(reader, f"{', '.join(topics) or 'anything'} from {endpoint}", timeout_s, stale_after_s)
+    return Subscription(reader, endpoint, topics, timeout_s, stale_after_s)
 
 
 class Subscription:
     """Messages, in the order in which they came. Iterate over it, or call receive(); close it, or use `with`."""
 
-    def __init__(self, reader: Reader, name: str, timeout_s: float | None, stale_after_s: float) -> None:
+    def __init__(
+        self, reader: Reader, endpoint: str, topics: tuple[str, ...], timeout_s: float | None, stale_after_s: float
+    ) -> None:
         self._reader = reader
-        self._name = name
+        self._endpoint, self._topics = endpoint, topics
         self._timeout_s = timeout_s
         self._stale_after_ns = int(stale_after_s * 1e9)
         self._finalizer = weakref.finalize(self, reader.stop)
@@ -136,6 +139,12 @@ class Subscription:
         """Which major version of the wire the publisher speaks instead of ours; "" where it speaks ours."""
         return str(self._reader.mismatch or "")
 
+    @property
+    def absence(self) -> str:
+        """Which of the topics the node does not have, by its own word, and what it has; "" where it may have all."""
+        is_silent = self.connection == "connected" and self.state == "waiting"
+        return absence_of(self._topics, self.health, is_silent)
+
     def close(self) -> None:
         """End the thread and the iteration. Twice is fine."""
         self._finalizer()
@@ -147,13 +156,16 @@ class Subscription:
         self.close()
 
     def _why_nothing_came(self, timeout_s: float | None) -> str:
-        reader, parts = self._reader, [f"no message of {self._name} within {timeout_s:g} s", f"{self.connection}"]
+        reader, wanted = self._reader, ", ".join(self._topics) or "anything"
+        parts = [f"no message of {wanted} from {self._endpoint} within {timeout_s:g} s", self.connection]
         if reader.mismatch is not None:
             parts.append(str(reader.mismatch))
         if reader.last_ns is not None:
             parts.append(f"the last of any kind was {(time.monotonic_ns() - reader.last_ns) / 1e9:.1f} s ago")
         if (health := self.health) is not None:
             parts.append(f"the node said {health.state}{health.reason and ': ' + health.reason}")
+        if absent := self.absence:
+            parts.append(absent)
         if bad := reader.counters.bad:
             parts.append(f"{bad} bad messages")
         return "; ".join(parts)

@@ -9,6 +9,7 @@ from perception.conversion.outputs import Progress, no_progress
 from perception.conversion.pictures import PictureWishes, write_pictures
 from perception.conversion.recorded import RecordWishes, write_recording
 from perception.conversion.video import SUFFIXES, VideoWishes, write_video
+from perception.drives.ending import warn_unclosed
 from perception.drives.layout import SUFFIX
 from perception.drives.recording import open_recording
 from perception.errors import RecordingError
@@ -60,6 +61,7 @@ def convert(
 
 
 def _from_recording(given: Path, out: Path, form: str, force: bool, progress: Progress) -> str:
+    warn_unclosed(open_recording(given))
     if form == "video":
         video = write_video(given, out, VideoWishes(plain=True), force=force, progress=progress)
         return f"{video.frames} frames of {video.width}x{video.height} by {video.codec}"
@@ -79,6 +81,12 @@ def form_for(out: Path, wanted: str, is_recording: bool) -> str:
     named = {SUFFIX: "mcap"}.get(out.suffix.lower(), "video" if out.suffix.lower() in SUFFIXES else "")
     if wanted and named and wanted != named and {wanted, named} != {"ros2", "mcap"}:
         raise RecordingError(f"{out}: its name says {named} and --to says {wanted}: make them the same")
+    if out.suffix and not (wanted or named):
+        *some, last = sorted({SUFFIX, *SUFFIXES})
+        known = f"{', '.join(some)} or {last}"
+        raise RecordingError(
+            f"{out}: its suffix {out.suffix} says nothing: give {known}, a name without a suffix, or --to"
+        )
     if form := wanted or named or ("" if is_recording else "mcap"):
         return form
     raise RecordingError(f"{out}: a folder may be pictures or a ROS 2 bag: say --to pictures or --to ros2")

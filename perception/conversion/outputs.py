@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from perception.drives.places import require_writable
 from perception.errors import PerceptionError, RecordingError, reason
 
 Progress = Callable[[str, int, int], None]
@@ -38,11 +39,7 @@ def unfinished(out: Path, force: bool, kinds: frozenset[str]) -> Iterator[Path]:
         RecordingError: something is there already, or can't be written.
         Stopped: Ctrl-C.
     """
-    if not (out := out if out.name else out.absolute()).name:
-        raise RecordingError(f"{out}: give it a name of its own")
-    part = out.with_name(f"{out.stem}.part{out.suffix}")
-    for path in (out, part):
-        _require_free(path, force, kinds)
+    out, part = require_place(out, force, kinds)
     try:
         _remove(part)
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -56,6 +53,21 @@ def unfinished(out: Path, force: bool, kinds: frozenset[str]) -> Iterator[Path]:
     except BaseException:
         _remove(part)
         raise
+
+
+def require_place(out: Path, force: bool, kinds: frozenset[str]) -> tuple[Path, Path]:
+    """To be asked before long work: where `unfinished` writes, the result and the path beside it.
+
+    Raises:
+        RecordingError: something is there already, or nothing can be written there.
+    """
+    if not (out := out if out.name else out.absolute()).name:
+        raise RecordingError(f"{out}: give it a name of its own")
+    part = out.with_name(f"{out.stem}.part{out.suffix}")
+    for path in (out, part):
+        _require_free(path, force, kinds)
+    require_writable(out)
+    return out, part
 
 
 def _require_free(path: Path, force: bool, kinds: frozenset[str]) -> None:

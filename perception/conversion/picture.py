@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from perception.conversion.canvas import Canvas, Image, Pictures, check_scale, chosen_topics
-from perception.conversion.outputs import unfinished
+from perception.conversion.outputs import require_place, unfinished
 from perception.conversion.reading import Drive, RecordedFrame, open_drive, recorded_frames
 from perception.drives.pictures import encode_picture
 from perception.errors import RecordingError
@@ -57,7 +57,7 @@ def write_picture(drive: Path, out: Path, wish: PictureWish, *, force: bool = Fa
     Raises:
         RecordingError: the drive can't be read, has nothing there, or `out` is there already or no picture's name.
     """
-    form = check_name(out)
+    form = check_out(out, force)
     check_scale(wish.scale)
     begin_s = max(0.0, wish.at_s - _AROUND_S)
     whole = open_drive(drive)
@@ -75,10 +75,11 @@ def write_picture(drive: Path, out: Path, wish: PictureWish, *, force: bool = Fa
     return PictureMade(frame.seq, at_s, picture.shape[1], picture.shape[0])
 
 
-def check_name(out: Path) -> str:
-    """The format of a picture of this name. Raises RecordingError for a name that is no picture's."""
+def check_out(out: Path, force: bool) -> str:
+    """The format of a picture of this name. Raises RecordingError for one that is no picture's, or can't be written."""
     if (form := FORMS.get(out.suffix.lower())) is None:
         raise RecordingError(f"{out}: a picture's name ends in one of {', '.join(FORMS)}")
+    require_place(out, force, frozenset(FORMS))
     return form
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from perception.conversion.outputs import Progress, no_progress
+from perception.conversion.outputs import Progress, no_progress, require_place
 from perception.conversion.reading import Drive, open_drive, read_decision
 from perception.conversion.regions import (
     MOST_CELLS,
@@ -22,7 +22,7 @@ from perception.conversion.regions import (
     read_boxes,
     uncovered_classes,
 )
-from perception.conversion.writing import written_recording
+from perception.conversion.writing import KINDS, written_recording
 from perception.drives import layout
 from perception.drives.block import Block
 from perception.drives.foxglove import Place, image_record
@@ -69,10 +69,12 @@ def redact(
         tracks: another recording that says where things are: the result of a replay of this drive.
 
     Raises:
-        RecordingError: the drive can't be read, holds no images, or nothing tells what is in them.
+        RecordingError: the drive can't be read, holds no images, nothing tells what is in them, or `out` can't be
+            written.
     """
     if not (1 <= wishes.cells <= MOST_CELLS and wishes.hold >= 0):
         raise RecordingError(f"{wishes.cells} cells, hold {wishes.hold}: 1 to {MOST_CELLS} cells, and 0 frames or more")
+    require_place(out, force, KINDS)
     opened = open_drive(drive)
     if not opened.has_images:
         raise RecordingError(f"{drive}: it holds no images, so there is nothing to cover")

@@ -16,7 +16,7 @@ from av.error import FFmpegError
 from av.video.stream import VideoStream
 
 from perception.conversion.canvas import Canvas, Image, Pictures, check_scale, chosen_topics
-from perception.conversion.outputs import Progress, no_progress, unfinished
+from perception.conversion.outputs import Progress, no_progress, require_place, unfinished
 from perception.conversion.reading import RecordedFrame, open_drive, recorded_frames
 from perception.errors import RecordingError
 from perception.wire.pixels import MASKS
@@ -75,7 +75,8 @@ def write_video(
     Raises:
         RecordingError: the drive can't be read, has neither images nor masks to show, or `out` is there already.
     """
-    _check(out, wishes)
+    check_out(out, force)
+    _check(wishes)
     opened = open_drive(drive, wishes.begin_s, wishes.end_s)
     topics = chosen_topics(opened, wishes.topics, wishes.plain)
     pictures = Pictures(opened, wishes.frames)
@@ -100,14 +101,14 @@ def write_video(
     return done
 
 
-def check_name(out: Path) -> None:
-    """Raises RecordingError for a name that is no video's."""
+def check_out(out: Path, force: bool) -> None:
+    """Raises RecordingError for a name that is no video's, or a place where it can't be written."""
     if out.suffix.lower() not in SUFFIXES:
         raise RecordingError(f"{out}: a video's name ends in one of {', '.join(sorted(SUFFIXES))}")
+    require_place(out, force, SUFFIXES)
 
 
-def _check(out: Path, wishes: VideoWishes) -> None:
-    check_name(out)
+def _check(wishes: VideoWishes) -> None:
     if not SPEEDS[0] <= wishes.speed <= SPEEDS[1]:
         raise RecordingError(f"speed {wishes.speed:g}: from {SPEEDS[0]:g} to {SPEEDS[1]:g}")
     check_scale(wishes.scale)

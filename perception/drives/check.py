@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from perception.drives import layout
+from perception.drives.ending import NOT_FINISHED, lacks_end
 from perception.drives.layout import About, Decision, Record
 from perception.drives.recording import Recording, open_recording
 from perception.drives.recover import recovery_of
@@ -141,18 +142,24 @@ class _Watch:
         for file in recording.files:
             if file.expected is not None and not file.damage and +Counter(file.expected) != Counter(file.counts):
                 result.faults.append(f"{file.path}: its summary tells of other numbers of messages")
-        if not recording.is_finished:
-            result.faults.append("not finished: it is being written, or a crash left it (perception drive recover)")
+        if lack := lacks_end(recording):
+            why = ": it is being written, or a crash left it (perception drive recover)" if lack == NOT_FINISHED else ""
+            result.faults.append(lack + why)
         if self.about:
             result.faults += self._of_frames(self.about)
         self._of_recovery(result)
         if self.about:
             self._of_certificate(result)
-        else:
-            result.notes.append("not written by perception: only checksums and order were checked")
-        if any(file.attachments for file in recording.files):
-            result.notes.append("attachments were not read")
+        result.notes += self._notes()
         return result
+
+    def _notes(self) -> Iterator[str]:
+        if self.about is None:
+            yield "not written by perception: only checksums and order were checked"
+        elif not self.counts.keys() - {layout.state(self.about.camera), layout.wire(f"{self.about.camera}/health")}:
+            yield "no frame is in it"
+        if any(file.attachments for file in self.recording.files):
+            yield "attachments were not read"
 
     def _frames_back(self) -> Iterator[str]:
         for topic, stamps in self.stamps.items():
@@ -191,8 +198,6 @@ class _Watch:
     def _of_certificate(self, result: Checked) -> None:
         certificate, recording = self.recording.certificate, self.recording
         if certificate is None:
-            if recording.is_finished and not recovery_of(recording):
-                result.faults.append("no certificate: its last segment is missing")
             return
         if recording.about and recording.about.segment:
             result.notes.append(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
@@ -28,6 +29,26 @@ def refuse_existing(out: Path, sources: Iterable[Path], *, force: bool) -> None:
         raise RecordingError(f"{out}: it is there already: give another name or --force")
 
 
+def copy_file(source: Path, path: Path) -> None:
+    """Copy a file byte for byte, and sync it: whole under its name, or not there.
+
+    Raises:
+        RecordingError: it can't be read or written.
+    """
+    part = _part_of(path)
+    try:
+        with source.open("rb") as file, part.open("wb") as copy:
+            shutil.copyfileobj(file, copy)
+            copy.flush()
+            os.fsync(copy.fileno())
+        part.replace(path)
+    except OSError as error:
+        raise RecordingError(f"{path}: {reason(error)}") from None
+    finally:
+        with contextlib.suppress(OSError):  # on a disk that can't be written at all
+            part.unlink(missing_ok=True)
+
+
 class CopyWriter:
     """Writes an MCAP file with the schemas, channels and messages of others, one chunk a log time.
 
@@ -43,7 +64,7 @@ class CopyWriter:
     """
 
     def __init__(self, path: Path, like: FileIndex, about: About | None) -> None:
-        self.path, self._part = path, path.with_name(path.name + _PART)
+        self.path, self._part = path, _part_of(path)
         self._channels: dict[str, int] = {}
         self._schemas: dict[bytes, int] = {}
         self._log_ns: int | None = None
@@ -118,3 +139,7 @@ class CopyWriter:
                 self._schemas[key] = self._writer.register_schema(schema.name, schema.encoding, schema.data)
             number = self._schemas[key]
         return self._writer.register_channel(topic, channel.message_encoding, number, channel.metadata)
+
+
+def _part_of(path: Path) -> Path:
+    return path.with_name(path.name + _PART)

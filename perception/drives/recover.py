@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -12,12 +11,12 @@ from pathlib import Path
 
 import msgspec
 
-from perception.drives.copying import CopyWriter, refuse_existing
+from perception.drives.copying import CopyWriter, copy_file, refuse_existing
 from perception.drives.index import BAD_SUMMARY
 from perception.drives.layout import ACTIVE, SUFFIX, from_metadata
 from perception.drives.recording import RECOVERED, Damage, Recording, open_recording
 from perception.drives.segment import is_in_work
-from perception.errors import RecordingError
+from perception.errors import RecordingError, reason
 
 DAMAGED = ".damaged"
 """Follows the name of an original that was replaced and held more than could be saved."""
@@ -75,7 +74,10 @@ def recover(path: Path, out: Path, *, force: bool = False, progress: Progress | 
     refuse_existing(out, [path], force=force)
     result = Recovered(out)
     if is_folder:
-        out.mkdir(parents=True)
+        try:
+            out.mkdir(parents=True)
+        except OSError as error:
+            raise RecordingError(f"{out}: {reason(error)}") from None
     for i, source in enumerate(sources):
         look = _look(source, lost)
         _save(look, out / finished_name(source) if is_folder else out, result)
@@ -181,9 +183,7 @@ def _save(look: _Look, target: Path, result: Recovered) -> bool:
     """Copy one file: byte for byte where it is whole, else what can be read of it. Whether nothing is lost."""
     source, recording = look.source, look.recording
     if look.is_whole:
-        part = target.with_name(target.name + ".part")
-        shutil.copyfile(source, part)
-        part.replace(target)
+        copy_file(source, target)
         result.kept.update(_counts(recording))
         return True
     (file,) = recording.files

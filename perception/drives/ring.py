@@ -75,7 +75,8 @@ class RingWriter:
         self._saving: RecordingWriter | None = None
         self._backlog: deque[Block] = deque()
         self._backlog_size = 0
-        self._until_ns = self._newest_ns = 0
+        self._newest_ns: int | None = None  # log time; None before the first block
+        self._until_ns: int | None = None  # what is saved ends there; None: to be counted from the first block
         self._reasons: list[str] = []
         self._count = 0
         self._size = self._frames = 0
@@ -104,7 +105,7 @@ class RingWriter:
 
     def trigger(self, reason: str) -> None:
         """Save the ring, and what comes in the next seconds; while that goes on, go on for longer."""
-        self._until_ns = self._newest_ns + self._after_ns
+        self._until_ns = None if self._newest_ns is None else self._newest_ns + self._after_ns
         self._reasons.append(reason)
         if self._saving:
             return
@@ -119,9 +120,12 @@ class RingWriter:
             self._queue(block)
 
     def write(self, block: Block) -> None:
-        self._newest_ns = max(self._newest_ns, block.log_ns)
+        if block.records:
+            self._newest_ns = block.log_ns if self._newest_ns is None else max(self._newest_ns, block.log_ns)
+        if self._until_ns is None and self._newest_ns is not None:
+            self._until_ns = self._newest_ns + self._after_ns
         self._ring.add(block)
-        if self._saving and block.log_ns <= self._until_ns:
+        if self._saving and not self._is_over(block.log_ns):
             self._queue(block)
         self.work()
 
@@ -134,7 +138,7 @@ class RingWriter:
             self._backlog_size -= block.size
             self._saving.write(block)
             self.stopped = self._saving.stopped
-        if self._saving and not self._backlog and self._newest_ns > self._until_ns:
+        if self._saving and not self._backlog and self._newest_ns is not None and self._is_over(self._newest_ns):
             self._finish()
 
     def close(self, reason: str) -> Certificate | None:
@@ -142,6 +146,10 @@ class RingWriter:
         while self._saving and self._backlog:
             self.work()
         return self._finish() if self._saving else None
+
+    def _is_over(self, log_ns: int) -> bool:
+        """This is after what is to be saved."""
+        return self._until_ns is not None and log_ns > self._until_ns
 
     def _queue(self, block: Block) -> None:
         if self._backlog_size + block.size > 2 * self._limit:

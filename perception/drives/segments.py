@@ -90,7 +90,7 @@ class RecordingWriter:
         self.stopped, self.wants_state = "", True
         self._segments: list[_Written] = []
         self._open: _Written | None = None
-        self._began_ns = 0
+        self._began_ns: int | None = None  # log time of the open segment's first record
         self._retry_s = self._told_s = 0.0
         self._told = ""
         self._unsure = Block()  # the one that the disk may not have yet
@@ -132,7 +132,8 @@ class RecordingWriter:
         if self.stopped or self._open is None:
             self._lose(block)
             return
-        self._began_ns = self._began_ns or block.log_ns
+        if self._began_ns is None and block.records:
+            self._began_ns = block.log_ns
         self.wants_state = self.wants_state and not block.has_state
         self._unsure = block
         for record in self._with_pictures(block):
@@ -184,7 +185,7 @@ class RecordingWriter:
 
     def _rotate(self, block: Block) -> None:
         """Begin a new segment where it is time, if possible with a block that holds a state."""
-        if self._open is None or self.stopped or not self._began_ns:
+        if self._open is None or self.stopped or self._began_ns is None or not block.records:
             return
         over_ns = abs(block.log_ns - self._began_ns) - self._limits.seconds * 1e9
         size = self._open.segment.size
@@ -207,7 +208,7 @@ class RecordingWriter:
         self._syncer.watch(segment, is_whole=not (self._open and self._open.unsure))
         self._open = _Written(segment)
         self._segments.append(self._open)
-        self._began_ns = 0
+        self._began_ns = None
         self.wants_state = True
 
     def _go_on(self, last: bool = False) -> None:

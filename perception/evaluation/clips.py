@@ -14,6 +14,7 @@ from perception.evaluation.bdd_mots import MotsFolder
 from perception.evaluation.classes import ScoredClasses
 from perception.evaluation.davis import DavisFolder, davis_pictures
 from perception.evaluation.flicker import follows
+from perception.evaluation.layout import ANNOTATIONS, LABELS, require_layout
 from perception.evaluation.truth import LabelFolder, Truth, TruthSet, pictures_of
 
 CLIPS = "clips.json"
@@ -65,12 +66,11 @@ def open_clips(data: Path, classes: ScoredClasses, fps: float | None) -> ClipSet
         ConfigError: it is none of them, a file is not right, or a picture and its truth do not belong together.
     """
     facts = _facts(data / CLIPS)
-    if (data / "Annotations").is_dir():
+    if (data / ANNOTATIONS).is_dir():
         davis = DavisFolder(data)
         return _clip_set(davis, davis_pictures(data, davis), fps or DAVIS_FPS, True, None)
-    if not (data / "labels").is_dir():
-        raise ConfigError(f"{data}: no folder labels/ or Annotations/ here; give a folder of clips")
-    if any((data / "labels").glob("*.json")):
+    require_layout(data, [LABELS, ANNOTATIONS], "a folder of clips")
+    if any((data / LABELS).glob("*.json")):
         mots = MotsFolder(data, classes)
         return _clip_set(mots, pictures_of(data, mots), fps or MOTS_FPS, True, None)
     folder = LabelFolder(data, classes)

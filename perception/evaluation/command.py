@@ -7,16 +7,17 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from perception.errors import ConfigError
 from perception.evaluation.bdd_mots import MotsFolder
 from perception.evaluation.classes import ScoredClasses, scored_classes
-from perception.evaluation.confusion_picture import write_confusion_picture
 from perception.evaluation.extra import load_extra
+from perception.evaluation.layout import LABELS, require_layout
 from perception.evaluation.predict import Predictor, predict
 from perception.evaluation.report import report
 from perception.evaluation.score import Scores, score
+from perception.evaluation.segmentation import Confusion
 from perception.evaluation.stored import About, read_about
 from perception.evaluation.truth import LabelFolder, TruthSet, pictures_of
 
@@ -28,7 +29,14 @@ class Wishes:
     merge: Sequence[str] = ()  # pairs 'class=class' to score as one
     sequence: bool = False  # the pictures are a clip, in the order of their names: measure flicker too
     least_area: int = 0  # true instances with fewer pixels are neither missed nor wrong [px of the picture]
-    picture: Path | None = None  # where to draw the confusion matrix
+    picture: bool = False  # the confusion matrix is to be drawn
+
+
+class Evaluation(NamedTuple):
+    """What an evaluation found."""
+
+    figures: dict[str, Any]  # `report` names them
+    confusion: Confusion | None  # None where the truth labels things only
 
 
 def evaluate_command(
@@ -37,8 +45,8 @@ def evaluate_command(
     predictions: Path | None,
     wishes: Wishes,
     progress: Callable[[str, int, int], None],
-) -> dict[str, Any]:
-    """Predict all of `data`, score it, and return every figure that its truth allows (`report` names them).
+) -> Evaluation:
+    """Predict all of `data`, score it, and return every figure that its truth allows.
 
     Args:
         data: folder with pictures and truth.
@@ -60,16 +68,13 @@ def evaluate_command(
             pictures = pictures_of(data, truth)
             predict(predictor, pictures, out, lambda done, total: progress("predicting", done, total))
         score(out, truth, scores, lambda done, total: progress("scoring", done, total))
-    if wishes.picture and scores.confusion:
-        write_confusion_picture(scores.confusion, classes.names, wishes.picture)
-    return _about(about, classes, wishes) | report(scores)
+    return Evaluation(_about(about, classes, wishes) | report(scores), scores.confusion)
 
 
 def open_truth(data: Path, classes: ScoredClasses) -> TruthSet:
     """The data set of a folder, by the form of what is in `labels/`; raises ConfigError where that is neither."""
-    if not (data / "labels").is_dir():
-        raise ConfigError(f"{data}: no folder labels/ here; give one with images/ and labels/")
-    if any((data / "labels").glob("*.json")):
+    require_layout(data, [LABELS], "one with images/ and labels/")
+    if any((data / LABELS).glob("*.json")):
         return MotsFolder(data, classes)
     return LabelFolder(data, classes)
 

@@ -63,6 +63,11 @@ def drive_at(path: Path) -> Drive:
     return _drive(str(path), str(path))
 
 
+def place_of(drive: Drive) -> Path | None:
+    """Its file or folder; None for the rendered drive."""
+    return _split(drive.path)[0]
+
+
 def parse_shard(text: str) -> tuple[int, int]:
     """Place and count of `3/64`; the first place is 1. Raises ConfigError."""
     match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text.strip())

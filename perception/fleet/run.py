@@ -65,7 +65,7 @@ def tasks_of(drives: Sequence[Drive], wishes: Wishes) -> list[Task]:
     against = str(wishes.against.absolute()) if wishes.against and not wishes.accepts else ""
     launch = _absolute(wishes.launch) if wishes.launch else None
     told = (str(wishes.out.absolute()), launch, _placed(wishes.model), wishes.engine)
-    return [Task(drive, *told, mode, threads_of(wishes), against, wishes.level) for drive in drives]
+    return [Task(drive, *told, mode, threads_of(wishes), against, wishes.level, wishes.accepts) for drive in drives]
 
 
 def threads_of(wishes: Wishes) -> int:

@@ -17,15 +17,17 @@ import msgspec
 
 from perception.build import Checked, calibration_hash, check_launch, tracking_kind
 from perception.config import Launch, PublishConfig
+from perception.drives.ending import require_closed
 from perception.drives.recording import open_recording
 from perception.engines import ACCELERATED, chosen
 from perception.errors import RecordingError, reason
-from perception.fleet.drive_set import Drive, content_hash
+from perception.fleet.drive_set import Drive, content_hash, place_of
 from perception.fleet.figures import Figures, figures_of
 from perception.machine import versions
 from perception.replay.drive import RecordedDrive
 from perception.replay.stage import Stage
 from perception.replay.unit import Mode, Replayed, Wishes, is_recording, replay_drive
+from perception.sources.recorded import kind_of
 from perception.strict_toml import check
 
 OUTCOME = "outcome.json"
@@ -46,6 +48,7 @@ class Task(msgspec.Struct, frozen=True):
     threads: int = 0  # of the engine, where the launch configuration names no number
     against: str = ""  # folder of references, absolute; "": judge nothing
     level: str = "auto"
+    accepts: bool = False  # the result becomes a reference: the drive must be whole
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -92,8 +95,11 @@ def replay_task(task: Task, stages: Stages, progress: Progress = lambda what, do
     """The result of a task: the one that is there, or else a new one.
 
     Raises:
-        PerceptionError: the drive can't be replayed, or the result not be kept, in one line.
+        PerceptionError: the drive can't be replayed, or the result not be kept, in one line; or it lacks its end, and
+            the result should become a reference.
     """
+    if task.accepts and (place := place_of(task.drive)) and kind_of(place) == "mcap":
+        require_closed(open_recording(place))
     content = content_hash(task.drive.path)
     launch = launch_of(task)
     checked = check_launch(launch)

@@ -7,11 +7,19 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from perception.drives.layout import About, Decision
+from perception.drives.places import require_writable
 from perception.errors import RecordingError
 from perception.replay.follow import Followed, Follower
 from perception.sinks.recorder import Recorder, RecordSettings
 
 STATE_EVERY_NS = 5_000_000_000  # [ns]
+
+
+def require_place(folder: Path) -> None:
+    """To be asked before long work. Raises RecordingError where a result can't be written, or something is there."""
+    if folder.exists():
+        raise RecordingError(f"{folder}: is there already: name another result, or remove it first")
+    require_writable(folder)
 
 
 class Keeping:
@@ -25,8 +33,7 @@ class Keeping:
     """
 
     def __init__(self, folder: Path, about: About) -> None:
-        if folder.exists():
-            raise RecordingError(f"{folder}: is there already: name another result, or remove it first")
+        require_place(folder)
         self._recorder = Recorder(folder, about, RecordSettings(frames="none", masks=False, waits=True))
         self._next_state_ns = 0
         self._reason, self._is_empty = "stopped before the end", True

@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from perception.config import Launch
+from perception.drives.ending import warn_unclosed
 from perception.drives.layout import StateRow
 from perception.errors import RecordingError, SnapshotError
 from perception.health import stage_rows
 from perception.replay import what_if
 from perception.replay.drive import RecordedDrive, is_recording
 from perception.replay.follow import Follower
-from perception.replay.keeping import Keeping
+from perception.replay.keeping import Keeping, require_place
 from perception.replay.performance import Mode, Performance, Wishes, of_recording, of_source
 from perception.replay.result import Digest, Sameness
 from perception.replay.stage import Stage
@@ -53,6 +54,8 @@ def replay_drive(
 ) -> Replayed:
     """Replay a drive; the same drive, configuration and wishes on the same kind of machine give the same digest.
 
+    A recording that lacks its end is replayed as far as it goes, with a warning.
+
     Args:
         drive: a recording of ours, or anything recorded that a source can be.
         launch: how; None takes the configuration that the drive was recorded with, or the default.
@@ -63,7 +66,11 @@ def replay_drive(
         PerceptionError: in one line.
     """
     wishes = wishes or Wishes()
+    if out:
+        require_place(out)
     recorded = RecordedDrive(Path(drive)) if is_recording(Path(drive)) else None
+    if recorded:
+        warn_unclosed(recorded.recording)
     with contextlib.ExitStack() as stack:
         if launch is None:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))

@@ -49,7 +49,7 @@ class Assembler:
         self._block = Block()
         self._waiting: _Image | None = None
         self._first: StateRow | None = None  # the one from before the first frame
-        self._log_ns = 0  # of the last frame
+        self._log_ns: int | None = None  # of the last frame
 
     @property
     def holds_state(self) -> bool:
@@ -64,7 +64,7 @@ class Assembler:
             self._block.lost[QUEUE_FULL] += 1
             return
         self._log_ns = frame.stamp_ns + self._about.wall_offset_ns
-        yield from self._begin()
+        yield from self._begin(self._log_ns)
         if self._waiting:
             alone = Block()
             self._place(alone)
@@ -79,7 +79,7 @@ class Assembler:
         for topic, data in item.messages:
             if topic.endswith("/image"):
                 continue  # the frame is there itself
-            log_ns, seq = self._log_ns, 0
+            log_ns, seq = self._now_ns(), 0
             try:
                 message = wire.decode(data)
             except WireError:
@@ -107,16 +107,20 @@ class Assembler:
         self._block.expected.update({layout.wire(topic): n for topic, n in dropped.items() if topic})
         self._block.lost[MESSAGES_LOST] += dropped.total()
 
+    def finish(self) -> Iterator[Block]:
+        """All that waits: no frame will come."""
+        yield from self._begin(self._now_ns())
+        yield from self.flush()
+
     def flush(self) -> Iterator[Block]:
-        """All that waits."""
-        yield from self._begin()
+        """All that waits for nothing but more of its kind; the state before the first frame goes on waiting for it."""
         self._place(self._block)
         if not self._block.is_empty:
             yield self._whole()
 
     def _decided(self, row: Decision) -> Iterator[Block]:
         self._log_ns = log_ns = row.stamp_ns + self._about.wall_offset_ns
-        yield from self._begin()
+        yield from self._begin(log_ns)
         self._place_if(row.frame_seq)
         publish_ns = self._wall_ns(row.sent_ns or row.done_ns or row.arrived_ns, log_ns)
         data, topic = msgspec.json.encode(row), layout.decisions(self._about.camera)
@@ -130,16 +134,16 @@ class Assembler:
         except PerceptionError:
             self._block.lost[NO_STATE] += 1
             return
-        if row.frame_seq < 0 and not self._log_ns:
+        if row.frame_seq < 0 and self._log_ns is None:
             self._first = row  # a stamp of 0 would be hours before the first frame
         else:
             yield self._state_block(row, row.stamp_ns + self._about.wall_offset_ns)
 
-    def _begin(self) -> Iterator[Block]:
+    def _begin(self, log_ns: int) -> Iterator[Block]:
         """The state before the first frame, at the time of that frame."""
         if self._first:
             row, self._first = self._first, None
-            yield self._state_block(row, self._log_ns or time.time_ns())
+            yield self._state_block(row, log_ns)
 
     def _state_block(self, row: StateRow, log_ns: int) -> Block:
         topic, data = layout.state(self._about.camera), msgspec.msgpack.encode(row)
@@ -148,7 +152,8 @@ class Assembler:
         return block
 
     def _image(self, frame: Frame, item: Captured) -> Record:
-        place = Place(self._log_ns, self._wall_ns(item.arrived_ns, self._log_ns), frame.seq)
+        log_ns = frame.stamp_ns + self._about.wall_offset_ns
+        place = Place(log_ns, self._wall_ns(item.arrived_ns, log_ns), frame.seq)
         return image_record(self._about.camera, frame.image, self._form, self._quality, place, item.encoded or None)
 
     def _place_if(self, frame_seq: int) -> None:
@@ -164,6 +169,12 @@ class Assembler:
     def _whole(self) -> Block:
         block, self._block = self._block, Block()
         return block
+
+    def _now_ns(self) -> int:
+        """Log time of what is about no frame: the last one's, else now, or the begin of a drive."""
+        if self._log_ns is not None:
+            return self._log_ns
+        return 0 if self._about.clock == "drive" else time.time_ns()
 
     def _wall_ns(self, monotonic_ns: int, log_ns: int) -> int:
         if self._about.clock == "drive" or not monotonic_ns:

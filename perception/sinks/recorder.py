@@ -80,7 +80,8 @@ class Recorder:
             limits = (settings.ring_s, settings.ring_bytes, settings.after_s)
             self._ring = RingWriter(folder, self._make_writer, *limits)
         self._writer = self._ring or self._make_writer(folder)
-        self._newest_ns = self._segment_ns = 0  # stamps of the last frame, and of the first one of the segment
+        self._newest_ns: int | None = None  # stamp of the last frame
+        self._segment_ns = 0  # of the first one of the segment
         self._state_ns: int | None = None  # stamp of the frame before the last state
         self._state_waits = False
         self._reason, self._broke = "", ""
@@ -99,7 +100,7 @@ class Recorder:
 
     def decided(self, decision: Decision) -> None:
         """What became of a captured frame; after its messages were sent."""
-        if not self._newest_ns:  # a state that was told before is that of the first frame
+        if self._newest_ns is None:  # a state that was told before is that of the first frame
             self._segment_ns = decision.stamp_ns
             self._state_ns = None if self._state_ns is None else decision.stamp_ns
         self._newest_ns = decision.stamp_ns
@@ -114,14 +115,14 @@ class Recorder:
         if self._state_ns is None or (self._writer.wants_state and not self._state_waits):
             return True
         segment_ns = round(self._settings.segment_s * 1e9)
-        is_due = not self._ring and abs(self._newest_ns - self._segment_ns) >= segment_ns
-        return is_due or abs(self._newest_ns - self._state_ns) >= STATE_EVERY_NS
+        is_due = not self._ring and self._since_ns(self._segment_ns) >= segment_ns
+        return is_due or self._since_ns(self._state_ns) >= STATE_EVERY_NS
 
     def state(self, row: StateRow | Callable[[], StateRow]) -> None:
         """The node's state between two frames, or what makes it when this class's thread calls it."""
-        self._state_ns, self._state_waits = self._newest_ns, True
-        if abs(self._newest_ns - self._segment_ns) >= round(self._settings.segment_s * 1e9):
-            self._segment_ns = self._newest_ns
+        self._state_ns, self._state_waits = self._newest_ns or 0, True
+        if self._since_ns(self._segment_ns) >= round(self._settings.segment_s * 1e9):
+            self._segment_ns = self._state_ns
         if not self._queue.put(Noted(row)):
             self._state_waits = False
 
@@ -149,6 +150,10 @@ class Recorder:
         self._thread.join(CLOSE_S)
         if self._thread.is_alive():
             log.error("recording %s is not complete: its disk does not answer", self.folder)
+
+    def _since_ns(self, stamp_ns: int) -> int:
+        """From a stamp to the last frame, however a drive jumps; 0 before the first one."""
+        return 0 if self._newest_ns is None else abs(self._newest_ns - stamp_ns)
 
     def _make_writer(self, folder: Path) -> RecordingWriter:
         told = self._settings
@@ -182,7 +187,7 @@ class Recorder:
                     self._write(self._assembler.flush())
                 ticked_s, self._wrote = time.monotonic(), False
         self._note_missed()
-        self._write(self._assembler.flush())
+        self._write(self._assembler.finish())
 
     def _take(self, item: Item) -> None:
         self._note_missed()

@@ -61,6 +61,7 @@ class LiveSource:
         self._latest: Latest[Frame] = Latest()
         self._thread: threading.Thread | None = None
         self._state, self._reason = "starting", "not yet opened"
+        self._last_reason = "closed"  # once it is closed: why no good frame had come, where none had
         self._heard_ns = time.monotonic_ns()  # when the last good frame came, or the device was opened
         self._stamp_ns = 0
         self._captured = self._broken = self._reopened = 0
@@ -85,7 +86,7 @@ class LiveSource:
 
     def status(self) -> SourceStatus:
         """What is so at this moment, also while the capture thread is blocked inside a driver."""
-        state, reason = ("ended", "closed") if self._stop.is_set else (self._state, self._reason)
+        state, reason = ("ended", self._last_reason) if self._stop.is_set else (self._state, self._reason)
         silent_s = (time.monotonic_ns() - self._heard_ns) / 1e9
         if (
             state in ("starting", "running")
@@ -97,6 +98,8 @@ class LiveSource:
 
     def close(self) -> None:
         """End the iteration within 0.1 s and let the capture thread close the device."""
+        if not self._stop.is_set and self._captured == self._broken:
+            self._last_reason = self.status().reason
         self._stop.set()
         self._latest.close()
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from perception.drives.ending import warn_unclosed
 from perception.drives.layout import Channel, Record, image
 from perception.drives.recording import Recording, open_recording
 from perception.drives.schemas import COMPRESSED_IMAGE, RAW_IMAGE, message_type
@@ -33,14 +34,17 @@ def open_mcap(path: Path, topic: str) -> TopicReader:
     """The pictures of one topic of an MCAP file or of a folder of segments.
 
     `topic` "" takes the only image topic; of our own recordings, the camera's. There the place of a picture is its
-    recorded sequence, and its stamp the log time, both since the first picture.
+    recorded sequence, and its stamp the log time, both since the first picture. One that lacks its end is played as far
+    as it goes, with a warning.
 
     Raises:
         SourceError: it can't be read, or it is not clear which topic is meant, or no picture in it can be decoded.
     """
     try:
         with closing(open_recording(path)) as recording:
-            return _reader(path, recording, topic)
+            reader = _reader(path, recording, topic)
+            warn_unclosed(recording)
+            return reader
     except RecordingError as error:
         raise SourceError(str(error)) from None
 

@@ -20,6 +20,9 @@ class Options:
         self._known: list[str] = []
         self._name = name
 
+    def __contains__(self, key: str) -> bool:
+        return key in self._values
+
     def text(self, key: str, default: str) -> str:
         self._known.append(key)
         return self._values.pop(key, default)

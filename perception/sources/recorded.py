@@ -30,6 +30,8 @@ def open_recorded(path: Path, options: Options) -> Reader:
 
             return open_bag(path, topic)
         case "pictures":
+            if path.is_dir() and "topic" in options:
+                raise SourceError(f"{path}: no bag: there is no metadata.yaml in it: give a bag, or no topic")
             fps, sequence = options.rate("fps", 0.0), options.text("sequence", "")
             options.require_empty()
             from perception.sources.folder import FolderReader

@@ -187,10 +187,10 @@ def _rendered(text: str, url: str) -> Recorded:
 
 def _path(text: str, timing: LiveTiming, scheme: str = "") -> Recorded | Opener:
     name, options = shown(text), Options({}, shown(text))
-    if not _exists(Path(text)):
+    if not _exists(Path(text), name):
         text, options = split_options(text, name)
     path = Path(text)
-    if not _exists(path):
+    if not _exists(path, name):
         if scheme:
             raise SourceError(f"{name}: unknown form {scheme}: give one of: {FORMS}")
         raise SourceError(f"{name}: no such file or folder: give one of: {FORMS}")
@@ -210,8 +210,12 @@ def _path(text: str, timing: LiveTiming, scheme: str = "") -> Recorded | Opener:
     return open_recorded(path, options), span
 
 
-def _exists(path: Path) -> bool:
+def _exists(path: Path, name: str) -> bool:
+    """Raises SourceError where that can't be told."""
     try:
-        return path.exists()
-    except OSError:  # a name that is too long
+        path.stat()
+    except PermissionError:
+        raise SourceError(f"{name}: permission denied") from None
+    except OSError:  # a name that is too long, too
         return False
+    return True

@@ -58,7 +58,7 @@ def train_command(request: Request, progress: Progress) -> Outcome:
             holds another run, or the disk is full.
     """
     config, base = configured(request)
-    run = request.run or Path("runs") / Path(request.config).stem
+    run = run_folder(request)
     has_run = (run / LAST).exists()
     if has_run and not request.resume:
         raise ConfigError(f"{run}: holds a run already; go on with --resume, or name another folder with --run")
@@ -75,17 +75,27 @@ def train_command(request: Request, progress: Progress) -> Outcome:
 
 
 def check_command(request: Request, sheet: Path, progress: Progress) -> dict[str, int]:
-    """Read all files of all data sets and draw one batch; how many samples each data set has.
+    """Do all that training does before its first step, and draw one batch; how many samples each data set has.
 
     Raises:
-        PerceptionError: as `train_command`.
+        PerceptionError: as `train_command`, but for a run that is in the folder already.
     """
     config, base = configured(request)
-    trainer = Trainer(config, base, Path(), torch.device("cpu"))
-    trainer.check(progress)
+    run = run_folder(request)
+    trainer = Trainer(config, base, run, open_device(request.device, config))
+    trainer.check(progress)  # before the start weights, which may need a batch: it counts all wrong files
+    if request.resume and (run / LAST).exists():
+        trainer.resume()
+    else:
+        trainer.start()
     write_sheet(sheet, list(trainer.mixture.samples(0)), config.classes)
     counts = {dataset.name: len(dataset) for dataset in trainer.mixture.datasets}
     return counts | ({VALIDATION: len(trainer.validation)} if trainer.validation else {})
+
+
+def run_folder(request: Request) -> Path:
+    """Where the run's files are."""
+    return request.run or Path("runs") / Path(request.config).stem
 
 
 def configured(request: Request) -> tuple[TrainingConfig, Path]:

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from perception.errors import ConfigError
 from perception.training.card_file import card_text, encoder_place, install
-from perception.training.checkpoint import About, load_network
+from perception.training.checkpoint import About, load_network, shipped_or
 from perception.training.networks.input_size import input_size
 from perception.training.networks.prediction import Prediction
 from perception.training.parity import (
@@ -141,6 +141,8 @@ def export(
 ) -> Report:
     """Write `out` (.onnx), its card (.toml) and a panoptic graph's encoder, all or none; say what was measured.
 
+    `checkpoint` is a file, or a shipped one by its name.
+
     Raises:
         ModelError: the checkpoint is not one, its network does not take this size, the graph does not say what
             PyTorch says, or int8 loses too much; what was at `out` is untouched.
@@ -148,7 +150,7 @@ def export(
     """
     if out.suffix != ".onnx" or not out.absolute().parent.is_dir():
         raise ConfigError(f"{out}: name a .onnx file in a folder that is there")
-    network, about = load_network(checkpoint)
+    network, about = load_network(shipped_or(checkpoint))
     module = wrapped(network, settings)
     with tempfile.TemporaryDirectory() as folder:
         agreements, losses, graph = _measured_graph(module, about, settings, Path(folder), progress)

@@ -1,0 +1,16 @@
+"""The progress bar: what is done, and of how many where that is known."""
+
+from __future__ import annotations
+
+import pytest
+
+from perception.cli.progress import lines_of, progress_bar
+
+
+@pytest.mark.parametrize(("total", "shown"), [(0, "24"), (48, "24/48")])
+def test_a_total_that_nobody_knows_is_not_shown(capsys, monkeypatch, total, shown):
+    monkeypatch.setenv("COLUMNS", "100")
+    with progress_bar() as bar:
+        lines_of(bar)("exact", 24, total)
+    err = capsys.readouterr().err
+    assert shown in err.split(), err
