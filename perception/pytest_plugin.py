@@ -9,6 +9,7 @@ Without this setting or `--drives FOLDER` nothing is collected, and nothing but 
 from __future__ import annotations
 
 import contextlib
+import difflib
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -26,6 +27,11 @@ if TYPE_CHECKING:
 
 REFERENCE = "reference"
 """Folder of the references beside the drives."""
+CHOICES = {
+    "perception_mode": ("exact", "re-enacted", "what-if"),
+    "perception_level": ("auto", "bytes", "tight", "statistical"),
+}
+"""What these settings may be, the default first; repeated here since nothing else may be imported."""
 _PICTURES = 20
 _MARK = "drive: replays a recorded drive and holds the masks against a reference"
 
@@ -36,12 +42,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--accept-drives", action="store_true", help="Make what the drives give now their references.")
     parser.addini("perception_drives", "folder of recorded drives that are tests; --drives goes before it", default="")
     parser.addini("perception_launch", "launch file for the drives; else as each was recorded", default="")
-    parser.addini("perception_mode", "how drives are replayed: exact, re-enacted or what-if", default="exact")
-    parser.addini("perception_level", "how alike: auto, bytes, tight or statistical", default="auto")
+    for name, what in (("perception_mode", "how drives are replayed"), ("perception_level", "how alike")):
+        parser.addini(name, f"{what}: {', '.join(CHOICES[name])}", default=CHOICES[name][0])
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", _MARK)
+    _check_choices(config)
     asked = config.getoption("--drives")
     if not asked:
         return
@@ -51,6 +58,15 @@ def pytest_configure(config: pytest.Config) -> None:
     args = [(config.invocation_params.dir / arg.partition("::")[0]).resolve() for arg in config.args]
     if not any(folder.resolve().is_relative_to(arg) for arg in args):
         config.args.append(str(folder))
+
+
+def _check_choices(config: pytest.Config) -> None:
+    for name, known in CHOICES.items():
+        told = config.getini(name)
+        if told not in known:
+            near = difflib.get_close_matches(told, known, 1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise pytest.UsageError(f"{name}: {told!r} is not one of {', '.join(known)}{hint}")
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

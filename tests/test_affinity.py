@@ -110,6 +110,14 @@ def test_a_slot_taken_again_does_not_inherit_its_past(carrier):
     assert iou(carried.masks[0], (6, 12)) > HELD
 
 
+def test_what_is_followed_no_more_is_carried_no_more(carrier):
+    """Else its cost stays until its slot goes to another."""
+    features = view((1, (6, 6)))
+    begin(carrier, features, (6, 6))
+    keep(carrier, follow(carrier, [features] * 2, 0))
+    assert not carrier.carry(features, 3 * PERIOD_NS).masks.any()
+
+
 def test_a_later_key_frame_does_not_replace_a_pinned_one(carrier):
     begin(carrier, view((1, (6, 6))), (6, 6))
     for i in range(1, 10):  # long enough for every other frame to be forgotten; the masks kept are wrong

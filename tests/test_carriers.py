@@ -157,6 +157,42 @@ def test_a_pinned_frame_is_replaced_by_no_key_frame():
         assert entries(told.written())[OLD_KEY:] == [0, 1]
 
 
+def test_a_second_prompts_frame_leaves_the_first_ones():
+    told = Told()
+    told.frame(0, is_key=True)
+    mask = np.ones((H, W), np.float32)
+    told.carrier.pin(1, mask, 0)
+    assert entries(told.written())[OLD_KEY:] == [1, 0]
+    told.frame(0, 1)
+    told.carrier.pin(2, mask, 0)
+    assert entries(told.written())[OLD_KEY:] == [0, 1]
+    for _ in range(3):
+        told.frame(0, 1, 2, is_key=True)
+        assert entries(told.written())[OLD_KEY:] == [0, 0]
+
+
+def test_a_third_prompts_frame_takes_the_place_of_the_oldest_and_one_told_again_its_own():
+    told, places = Told(), []
+    told.frame(0)
+    for slot in (1, 2, 1, 3):
+        told.carrier.pin(slot, np.ones((H, W), np.float32), 0)
+        places.append(int(np.argmax(entries(told.written())[OLD_KEY:])) + OLD_KEY)
+        told.frame(0, 1, 2, 3)
+    assert places == [OLD_KEY, NEW_KEY, OLD_KEY, NEW_KEY]
+
+
+def test_the_frame_of_a_prompt_that_has_ended_may_be_replaced():
+    told = Told()
+    told.frame(0, is_key=True)
+    told.carrier.pin(1, np.ones((H, W), np.float32), 0)
+    told.frame(0, 1)
+    places = []
+    for _ in range(4):
+        told.frame(0, is_key=True)
+        places.append(int(np.argmax(entries(told.written())[OLD_KEY:])) + OLD_KEY)
+    assert sorted(set(places)) == [OLD_KEY, NEW_KEY]
+
+
 def test_filled_says_which_entries_hold_a_frame():
     told = Told()
     told.frame(0, is_good=False)

@@ -191,6 +191,35 @@ def test_two_parts_of_a_carried_thing_are_one_thing():
     assert scene.tracks[0].box_xyxy == CAR[1:]
 
 
+def test_a_speck_of_a_thing_does_not_become_the_whole_of_it():
+    walk = Walk()
+    walk.confirmed(CAR)
+    scene = walk.step(view((2, 34, 20, 40, 26)))
+    assert [(t.track_id, t.observed, t.box_xyxy) for t in scene.tracks] == [(1, False, CAR[1:])]
+    assert not scene.events
+    assert walk.step().tracks[0].box_xyxy == CAR[1:]
+
+
+def test_a_speck_beside_a_detection_of_several_does_not_become_the_whole_either():
+    walk = Walk()
+    walk.confirmed(CAR)
+    scene = walk.step(view((2, 32, 16, 128, 48), (2, 34, 20, 40, 26)))
+    assert (scene.tracks[0].track_id, scene.tracks[0].box_xyxy) == (1, CAR[1:])
+
+
+def test_a_feature_that_is_no_number_costs_no_id():
+    walk = Walk()
+    for _ in range(3):
+        walk.step(view(CAR), features(CAR))
+    broken = features(CAR)
+    broken.fine4[0, 0, 0] = np.inf
+    with np.errstate(invalid="ignore"):
+        walk.step(view(CAR), broken)
+    away = (2, 41, 16, 73, 48)
+    scene = walk.step(view(away), features(away))
+    assert [t.track_id for t in scene.tracks] == [1]
+
+
 def test_what_is_covered_is_hidden_and_not_denied():
     walk = Walk()
     walk.confirmed(CAR)

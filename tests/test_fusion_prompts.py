@@ -29,6 +29,30 @@ def test_a_prompted_thing_of_no_class_is_followed_without_the_network():
     assert [len(s.events) for s in scenes[1:]] == [0] * 59
 
 
+def test_a_speck_does_not_become_what_was_prompted():
+    walk = Walk()
+    walk.step(view())
+    walk.propagator.prompt(prompt_of(32, 16, 64, 48))
+    walk.step(view())
+    scene = walk.step(view((2, 34, 20, 40, 26)))
+    assert (scene.tracks[0].track_id, scene.tracks[0].box_xyxy) == (1, (32, 16, 64, 48))
+
+
+def test_a_hidden_thing_of_no_class_keeps_its_slot_as_nothing_else_can_find_it_again():
+    carrier = FakeCarrier(slots=8)
+    carrier.cheap_slots = 2
+    walk = Walk(carrier)
+    walk.step(view())
+    walk.propagator.prompt(prompt_of(0, 0, 16, 16))
+    walk.step(view())
+    carrier.presence[0] = 0
+    others = view((2, 40, 0, 60, 20), (3, 80, 0, 100, 20))
+    walk.steps(view(), others, others, others)
+    carrier.presence[:] = 1
+    scene = walk.step(others)
+    assert next(t.state for t in scene.tracks if t.track_id == 1) is TrackState.CONFIRMED
+
+
 class Far:
     """An array on an accelerator: what it shows can be had until the next frame only."""
 

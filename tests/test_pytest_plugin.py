@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
+from perception.compare.tolerance import LEVELS
 from perception.fleet.report import write_page
+from perception.pytest_plugin import CHOICES
+from perception.replay.performance import Mode
 from tests.fleet_fakes import held, picture_drive, recording, tiny_launch
 
 pytest_plugins = "pytester"
@@ -68,6 +72,26 @@ def test_a_folder_that_is_not_there(repository: pytest.Pytester):
     result = repository.runpytest(*PLUGIN, "--drives", "gone")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(["*--drives gone: no such folder*"])
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("perception_level = tigth", "*perception_level: 'tigth' is not one of auto, *; did you mean 'tight'?*"),
+        ("perception_mode = Exact", "*perception_mode: 'Exact' is not one of exact, *; did you mean 'exact'?*"),
+        ("perception_mode =", "*perception_mode: '' is not one of exact, re-enacted, what-if"),
+    ],
+)
+def test_a_mistyped_setting_is_an_error_of_usage(repository: pytest.Pytester, line: str, says: str):
+    configure(repository, SETTING, line)
+    result = repository.runpytest(*PLUGIN)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines([says])
+
+
+def test_the_settings_take_all_that_there_is():
+    assert CHOICES["perception_mode"] == get_args(Mode)
+    assert CHOICES["perception_level"] == ("auto", *LEVELS)
 
 
 def test_without_a_reference_it_says_how_to_make_one(repository: pytest.Pytester):

@@ -175,6 +175,11 @@ def test_re_enacted_before_the_first_kept_state_it_begins_at_the_beginning(drive
     assert done.sameness.is_same
 
 
+def test_a_mode_that_is_none_is_no_what_if(drive):
+    with pytest.raises(RecordingError, match="mode 'Exact': one of exact, re-enacted, what-if"):
+        replay_drive(str(drive), wishes=Wishes("Exact"))  # pyright: ignore[reportArgumentType]
+
+
 def test_what_if_needs_the_times_of_another_engine(drive, tmp_path):
     pytest.importorskip("openvino", reason="the openvino extra is not installed")
     launch = RecordedDrive(drive).launch(tmp_path)

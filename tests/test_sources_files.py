@@ -8,10 +8,12 @@ import time
 from fractions import Fraction
 from itertools import islice, pairwise
 from pathlib import Path
+from typing import cast
 
 import av
 import numpy as np
 import pytest
+from av.video.stream import VideoStream
 
 from perception.errors import SourceError
 from perception.sources.video import VideoReader
@@ -195,6 +197,42 @@ def test_a_file_that_is_cut_off_gives_its_frames_and_then_says_so(tmp_path: Path
         frames.extend(source)
     assert source.status().captured > 20
     assert "cut off" in source.status().reason
+
+
+def held(path: Path, last_ms: int, options: dict[str, str] | None = None) -> Path:
+    """Thirty frames in a second, the last of which is shown for longer."""
+    base = Fraction(1, 1000)
+    with av.open(str(path), "w", options=options or {}) as container:
+        stream = cast(VideoStream, container.add_stream("mpeg4", rate=30))
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        stream.time_base = stream.codec_context.time_base = base
+        packets = []
+        for index in range(30):
+            frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 8 * index, np.uint8), format="rgb24")
+            frame.pts, frame.time_base = 33 * index, base
+            packets += stream.encode(frame)
+        packets += stream.encode()
+        for packet in packets:
+            packet.duration = last_ms if packet is packets[-1] else 33
+            container.mux(packet)
+    return path
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv"])
+def test_a_last_frame_that_is_held_is_no_cut(tmp_path: Path, suffix: str) -> None:
+    source = replay(held(tmp_path / f"drive.{suffix}", 3000))
+    assert [frame.stamp_ns for frame in source] == [33_000_000 * i for i in range(30)]
+
+
+@pytest.mark.parametrize("kept", [0, 0.5])
+def test_a_held_frame_that_is_cut_off_is_missed(tmp_path: Path, kept: float) -> None:
+    path = held(tmp_path / "drive.mp4", 3000, {"movflags": "faststart"})
+    with av.open(str(path)) as container:
+        last = [packet for packet in container.demux(video=0) if packet.size][-1]
+        assert last.pos is not None
+    path.write_bytes(path.read_bytes()[: last.pos + int(kept * last.size)])
+    with pytest.raises(SourceError, match=r"of 4\.0 s that it declares: the file is cut off"):
+        list(replay(path))
 
 
 def test_damage_in_the_middle_costs_frames_and_not_the_run(tmp_path: Path) -> None:

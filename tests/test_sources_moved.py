@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 
 from perception.errors import SourceError
 from perception.sources.replay import ReplaySource
+from perception.sources.shots import Shot
 from perception.sources.url import open_source
 from tests.source_fakes import reading, wait_until, write_video
 
@@ -94,6 +96,70 @@ def test_a_loop_goes_on_after_a_move(video: Path) -> None:
     source.play(seek_s=1.8)
     assert [next(frames) and source.play().position_s for _ in range(4)] == [1.8, 1.9, 0.0, 0.1]
     source.close()
+
+
+class Declaring:
+    """Ten shots, one each 100 ms; says that it is longer, and may give nothing of what is before it is asked for."""
+
+    name, width, height, fps = "declaring", 8, 6, 10.0
+
+    def __init__(self, *, seeks: bool, broken_from: int = 10) -> None:
+        self.seeks, self.broken_from = seeks, broken_from
+
+    def shots(self, begin_ns: int = 0) -> Iterator[Shot]:
+        for i in range(10):
+            if i * 100_000_000 >= begin_ns or not self.seeks:
+                image = np.full((6, 8, 3), i, np.uint8)
+                yield Shot(image if i < self.broken_from else None, i * 100_000_000, i)
+
+    def length_ns(self) -> int:
+        return 20_000_000_000
+
+    def identity(self) -> str:
+        return "0" * 16
+
+
+@pytest.mark.parametrize("seeks", [False, True])
+def test_a_move_behind_the_last_frame_shows_the_last_one(seeks: bool) -> None:
+    source = ReplaySource(Declaring(seeks=seeks), camera="front")
+    frames = iter(source)
+    first = next(frames)
+    source.play(seek_s=17.0)
+    (last,) = frames
+    assert last.image[0, 0, 0] == 9
+    assert source.play().position_s == 0.9
+    assert last.stamp_ns - first.stamp_ns > 2_000_000_000
+    assert source.status().reason == "end of the drive"
+
+
+@pytest.mark.parametrize("seeks", [False, True])
+def test_a_loop_goes_on_after_a_move_behind_the_last_frame(seeks: bool) -> None:
+    source = ReplaySource(Declaring(seeks=seeks), camera="front", loop=True)
+    frames = iter(source)
+    next(frames)
+    source.play(seek_s=17.0)
+    got = [next(frames) for _ in range(3)]
+    assert [int(frame.image[0, 0, 0]) for frame in got] == [9, 0, 1]
+    assert all(b.seq > a.seq and b.stamp_ns > a.stamp_ns for a, b in pairwise(got))
+    source.close()
+
+
+def test_the_last_one_is_the_last_that_is_whole() -> None:
+    source = ReplaySource(Declaring(seeks=True, broken_from=7), camera="front")
+    frames = iter(source)
+    next(frames)
+    source.play(seek_s=17.0)
+    assert [int(frame.image[0, 0, 0]) for frame in frames] == [6]
+
+
+def test_a_drive_that_holds_shows_the_last_frame_behind_it() -> None:
+    source = ReplaySource(Declaring(seeks=True), camera="front")
+    source.holds = True
+    with reading(source) as frames:
+        wait_until(lambda: source.play().is_at_end, "it is at its end")
+        source.play(seek_s=17.0)
+        wait_until(lambda: len(frames) == 11, "the last one")
+        assert source.play().position_s == 0.9
 
 
 @pytest.mark.parametrize("form", ["rendered", "folder", "video"])

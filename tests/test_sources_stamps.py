@@ -77,6 +77,23 @@ def test_a_list_that_names_pictures_gives_their_order(tmp_path: Path, name: str,
     assert [int(f.image[0, 0, 0]) for f in frames] == [10, 0, 20]
 
 
+TUM_NAMES = ["1305031102.175304.png", "1305031102.211214.png", "1305031102.275326.png"]
+
+
+@pytest.mark.parametrize("inner", ["", "rgb"])
+def test_tum_is_read(tmp_path: Path, inner: str) -> None:
+    for folder in ("rgb", "depth"):
+        pictures(tmp_path / "tum" / folder, [*TUM_NAMES, "1305031109.0.png"])
+    head = "# color images\n# file: 'rgbd_dataset_freiburg1_xyz.bag'\n# timestamp filename\n"
+    lines = "".join(f"{name.removesuffix('.png')} rgb/{name}\n" for name in TUM_NAMES)
+    (tmp_path / "tum" / "rgb.txt").write_text(head + lines)
+    source = replay(tmp_path / "tum" / inner)
+    frames = list(source)
+    check_replay(frames, (64, 48))
+    assert [f.stamp_ns for f in frames] == [0, 35_910_000, 100_022_000]
+    assert [int(f.image[0, 0, 0]) for f in frames] == [0, 10, 20]
+
+
 def test_euroc_is_read(tmp_path: Path) -> None:
     pictures(tmp_path / "cam0" / "data", ["1403636579763555584.png", "1403636579813555456.png"])
     text = "#timestamp [ns],filename\n1403636579763555584,1403636579763555584.png\n"

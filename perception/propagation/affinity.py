@@ -139,6 +139,7 @@ class AffinityCarrier:
         frame = _Remembered(_fixed(_bordered(self._now)), labels, kept.active.copy(), kept.is_good)
         self._recent.append(frame)
         self._seen_ns = kept.seen_ns.copy()
+        self._near = {slot: near for slot, near in self._near.items() if kept.active[slot]}  # of the others none ask
         for slot in map(int, np.flatnonzero(kept.active)):
             labels[(slot, *_INNER)] = _by_cell(kept.masks[slot])
             self._follow(slot, frame)

@@ -19,6 +19,7 @@ from perception.propagation.tracks import LiveTrack, as_class
 from perception.types import VOID, Panoptic, Segment, TrackState
 
 Owners = dict[int, LiveTrack]  # detection -> its track
+Parts = list[tuple[LiveTrack, list[int]]]  # each track with its detections
 _FEW_CELLS = 3  # of a carried mask, up to which its overlap says little
 
 
@@ -36,13 +37,12 @@ class Meeting:
         met, cells = _detections(seen, looks)
         common = claim.common(cells, len(met.boxes))
         owners, agreement = self._matched(met, common, carried, claim, stamp_ns)
-        doubted = self._doubted(owners, met, common, carried, claim)
-        owners = {j: track for j, track in owners.items() if j not in doubted}
-        for j in set(range(len(met.boxes))) - set(owners) - doubted:
+        for j in set(range(len(met.boxes))) - set(owners):
             whole = self._whole(seen.segments[j], common[:, j], int(met.cells[j]))
             if whole:
                 owners[j] = whole
-        parts = _by_track(owners)
+        parts, doubted = self._doubted(_by_track(owners), met, common, carried, claim)
+        owners = {j: track for j, track in owners.items() if j not in doubted}
         for track, detections in parts:
             self._confirm(track, seen, detections, met, stamp_ns)
         # only now, as until confirmed a thing that was hidden might lose its slot
@@ -67,21 +67,28 @@ class Meeting:
         return {j: tracks[i] for j, i in matched.items()}, _agreement(matched, shared, carried_cells, met.cells)
 
     def _doubted(
-        self, owners: Owners, met: Detections, common: NDArray[np.int64], carried: Carried, claim: Claim
-    ) -> set[int]:
-        """Detections that say where a thing is but not how it lies: its carried mask is better, and stays."""
-        rules, doubted = self.roster.rules, set()
-        for j, track in owners.items():
+        self, parts: Parts, met: Detections, common: NDArray[np.int64], carried: Carried, claim: Claim
+    ) -> tuple[Parts, set[int]]:
+        """What is believed, and detections that say where a thing is but not how it lies: its carried mask stays.
+
+        A thing's parts are judged together: a speck within it is all that the network saw of it, or one of several.
+        """
+        rules, believed, doubted = self.roster.rules, [], set()
+        for track, detections in parts:
             slot = track.carriage.slot if track.carriage else None
             if slot is None or track.state is not TrackState.CONFIRMED or not claim.shown[slot]:
+                believed.append((track, detections))
                 continue
             least = rules.prompted_agreement if track.prompted else rules.mask_agreement
-            iou = common[slot, j] / max(1, claim.areas[slot] + met.cells[j] - common[slot, j])
+            both = common[slot, detections].sum()
+            iou = both / max(1, claim.areas[slot] + met.cells[detections].sum() - both)
             if iou < least and (track.prompted or carried.quality[slot] >= rules.sure_quality):
-                doubted.add(j)
+                doubted.update(detections)
                 assert track.carriage is not None
                 track.carriage.denied_since_ns = None
-        return doubted
+            else:
+                believed.append((track, detections))
+        return believed, doubted
 
     def _whole(self, segment: Segment, common: NDArray[np.int64], cells: int) -> LiveTrack | None:
         """The track that a detection is but a part of: most of it lies where that one is carried."""
@@ -129,10 +136,12 @@ def _detections(seen: Panoptic, looks: Looks) -> tuple[Detections, NDArray[np.in
     areas = np.bincount(cells.ravel(), minlength=len(segments) + 1)[1:]
     classes = np.array([s.class_id for s in segments], np.int64)
     found = seen.looks if seen.looks is not None else looks.of(cells, len(segments))
+    # one pixel that is no number would make every look none, and a track's for good
+    found = np.where(np.isfinite(found).all(1, keepdims=True), found, np.float32(0))
     return Detections(np.array(boxes, np.float64).reshape(-1, 4), classes, areas, found), cells
 
 
-def _by_track(owners: Owners) -> list[tuple[LiveTrack, list[int]]]:
+def _by_track(owners: Owners) -> Parts:
     """Each track with its detections, which are several where the network has split a thing."""
     parts: dict[LiveTrack, list[int]] = {}
     for j, track in owners.items():

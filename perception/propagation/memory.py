@@ -25,6 +25,7 @@ WRITES = ("masks", "entry", "kept", "taught", "active", "age_s", "filled")
 SEEN = ("keys", "last_key", "last_look")  # the state that is of frames, not of slots
 LEAST_BACKGROUND = np.float32(1e-30)  # a lesser one would let odds overflow
 LAST, RECENT, OLD_KEY, NEW_KEY = range(4)  # the entries of the memory
+KEYS = (OLD_KEY, NEW_KEY)
 RECENT_EVERY_NS = 160_000_000  # a recent frame is replaced after this time [ns]
 
 
@@ -44,7 +45,7 @@ class _Turn:
 
     recent_ns: int = -(1 << 62)
     stamp_ns: int = 0
-    pinned: int = -1  # entry of a prompt's frame
+    pins: dict[int, int] = field(default_factory=dict)  # entry of a prompt's frame -> slot; the oldest first
     newest_key: int = NEW_KEY
     filled: NDArray[np.float32] = field(default_factory=lambda: np.zeros(4, np.float32))
 
@@ -168,6 +169,7 @@ class MemoryCarrier:
         return out
 
     def keep(self, kept: Kept) -> None:
+        self._turn.pins = {place: slot for place, slot in self._turn.pins.items() if kept.active[slot]}
         entry = self._entries(kept)
         for i, bucket in enumerate(self._buckets):
             part = slice(i * self._slots, (i + 1) * self._slots)
@@ -192,32 +194,43 @@ class MemoryCarrier:
         bucket.is_used = True
 
     def _entries(self, kept: Kept) -> NDArray[np.float32]:
-        """Where this frame goes: the frame before always, a recent one in turn, key frames over the older one."""
+        """Where this frame goes: the frame before always, a recent one in turn, key frames over the older one.
+
+        While both hold frames of prompts, key frames have no place.
+        """
         turn = self._turn
         entry = np.zeros(4, np.float32)
         entry[LAST] = 1
         if kept.is_good and turn.stamp_ns - turn.recent_ns >= RECENT_EVERY_NS:
             entry[RECENT], turn.recent_ns = 1, turn.stamp_ns
-        if kept.is_key:
-            place = OLD_KEY if turn.newest_key == NEW_KEY else NEW_KEY
-            place = turn.newest_key if place == turn.pinned else place
+        free = [place for place in KEYS if place not in turn.pins]
+        if kept.is_key and free:
+            place = next((place for place in free if place != turn.newest_key), free[0])
             entry[place], turn.newest_key = 1, place
         turn.filled = np.maximum(turn.filled, entry)
         return entry
 
     def pin(self, slot: int, mask: NDArray[np.float32], stamp_ns: int) -> None:
-        turn = self._turn
-        turn.pinned = OLD_KEY
-        turn.newest_key = NEW_KEY
-        turn.filled[OLD_KEY] = 1
+        place = self._pin_place(slot)
         for bucket in self._buckets:
             bucket.write["masks"][0] *= 1 - mask
-            bucket.write["entry"][0, OLD_KEY], bucket.write["filled"][0, OLD_KEY] = 1, 1
+            bucket.write["entry"][0, place], bucket.write["filled"][0, place] = 1, 1
         bucket, i = self._buckets[slot // self._slots], slot % self._slots
         self._use(bucket)
         for name, value in (("masks", mask), ("active", 1), ("taught", 1)):
             bucket.write[name][0, i] = value
         bucket.seen_ns[i] = stamp_ns
+
+    def _pin_place(self, slot: int) -> int:
+        """The entry for a prompt's frame: its thing's own, else one without such a frame, else the oldest one's."""
+        turn = self._turn
+        own = next((place for place, owner in turn.pins.items() if owner == slot), None)
+        free = next((place for place in KEYS if place not in turn.pins), None)
+        place = next(place for place in (own, free, *turn.pins) if place is not None)
+        turn.pins.pop(place, None)
+        turn.pins[place] = slot
+        turn.newest_key, turn.filled[place] = (NEW_KEY if place == OLD_KEY else OLD_KEY), 1
+        return place
 
     def forget(self, slot: int) -> None:
         self._buckets[slot // self._slots].write["kept"][0, slot % self._slots] = 0

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from perception.propagation.carrier import Carrier
 from perception.propagation.tracks import LiveTrack
+from perception.types import VOID
 
 
 class SlotTable:
@@ -52,9 +53,9 @@ class SlotTable:
         return self._has_free or bool(self._hidden())
 
     def _hidden(self) -> dict[tuple[int, int], LiveTrack]:
-        """(since when [ns], slot) -> its track."""
-        carriages = [(slot, track, track.carriage) for slot, track in self.followed() if track.carriage]
-        return {(c.hidden_since_ns, slot): track for slot, track, c in carriages if c.hidden_since_ns is not None}
+        """(since when [ns], slot) -> its track; but for those without a class, which only the memory can find again."""
+        known = [(slot, t, t.carriage) for slot, t in self.followed() if t.carriage and t.carriage.class_seen != VOID]
+        return {(c.hidden_since_ns, slot): track for slot, track, c in known if c.hidden_since_ns is not None}
 
     def pin(self, track: LiveTrack, mask: NDArray[np.float32], stamp_ns: int) -> None:
         """Let the memory know it for good by (h, w) cells of the frame kept last."""

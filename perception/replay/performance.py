@@ -6,7 +6,7 @@ import contextlib
 import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import msgspec
 
@@ -98,6 +98,13 @@ def _decider(drive: RecordedDrive, stage: Stage, wishes: Wishes, part: Part, ste
             return Exactly(steps, every, stage.engine)
         case "re-enacted":
             return AsThen()
+        case "what-if":
+            return _simulation(drive, stage, wishes, part)
+        case mode:
+            raise RecordingError(f"mode {mode!r}: one of {', '.join(get_args(Mode))}")
+
+
+def _simulation(drive: RecordedDrive, stage: Stage, wishes: Wishes, part: Part) -> Simulation:
     about, files = drive.about, stage.checked.files
     if wishes.speed is None and (about.engine, about.model_id) != (stage.engine, files.identity):
         raise RecordingError(
@@ -105,7 +112,7 @@ def _decider(drive: RecordedDrive, stage: Stage, wishes: Wishes, part: Part, ste
             "--network-ms and --carry-ms, or --model and --engine as then"
         )
     speed = wishes.speed or what_if.measured(drive.decisions_between(part[0], part[0] + MEASURED_NS))
-    return Simulation(wishes.policy or Policy(every), speed.scaled(wishes.slower))
+    return Simulation(wishes.policy or Policy(stage.launch.model.network_every), speed.scaled(wishes.slower))
 
 
 def _state_for(drive: RecordedDrive, stage: Stage, first: Decision, wishes: Wishes) -> StateRow | None:

@@ -43,13 +43,19 @@ def list_pictures(path: Path, fps: float = 0.0, sequence: str = "") -> PictureLi
     """
     if path.is_file():
         return _even((path,), fps or FPS)
-    found = None if fps else _find_stamps(path)
+    found = None if fps else find_stamps(path)
+    stamps = read_stamps(found.stamps) if found and not sequence else None
+    if found and stamps and stamps.names:  # of pictures that may be in folders of the list's own choice
+        return _stamped(stamps, _named(stamps, found.pictures))
     paths = _pictures(path if found is None else found.pictures)
     sequences = _sequences(paths)
     if sequence or (sequences and found is None):
         paths = _chosen(path, sequences, sequence)
         return _even(paths, fps) if fps else _by_frame_number(paths)
-    return _even(paths, fps or FPS) if found is None else _stamped(found, paths)
+    if found is None or stamps is None:
+        return _even(paths, fps or FPS)
+    _check_count(stamps, paths, found.pictures)
+    return _stamped(stamps, paths)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,26 +64,27 @@ class _Found:
     pictures: Path  # the folder that they are of
 
 
-def _find_stamps(folder: Path) -> _Found | None:
-    """KITTI raw keeps pictures in a `data` beside the file, KITTI odometry the file beside the folder of pictures."""
+def find_stamps(folder: Path) -> _Found | None:
+    """KITTI raw keeps pictures in a `data` beside the file; KITTI odometry and TUM the file beside their folder."""
     for name in NAMES:
         if (folder / name).is_file():
             inner = folder / "data"
             return _Found(folder / name, inner if inner.is_dir() else folder)
-    beside = {"data": NAMES}.get(folder.name, ("times.txt",) if folder.name.startswith("image_") else ())
+    usual = ("times.txt",) if folder.name.startswith("image_") else ()
+    beside = {"data": NAMES, "rgb": ("rgb.txt",)}.get(folder.name, usual)
     parent = folder.absolute().parent
     return next((_Found(parent / name, folder) for name in beside if (parent / name).is_file()), None)
 
 
-def _stamped(found: _Found, paths: tuple[Path, ...]) -> PictureList:
-    stamps = read_stamps(found.stamps)
-    if stamps.names:
-        paths = _named(stamps, found.pictures)
-    elif len(paths) != len(stamps.stamps_ns):
+def _check_count(stamps: Stamps, paths: tuple[Path, ...], folder: Path) -> None:
+    if len(paths) != len(stamps.stamps_ns):
         raise SourceError(
-            f"{found.stamps}: {len(stamps.stamps_ns)} stamps for {len(paths)} pictures in {found.pictures}: give one"
-            " a picture, or ?fps= to space them evenly"
+            f"{stamps.path}: {len(stamps.stamps_ns)} stamps for {len(paths)} pictures in {folder}: give one a picture,"
+            " or ?fps= to space them evenly"
         )
+
+
+def _stamped(stamps: Stamps, paths: tuple[Path, ...]) -> PictureList:
     fps = 1e9 / usual_interval_ns(stamps.stamps_ns)
     return PictureList(paths, stamps.stamps_ns, round(fps, 3))
 

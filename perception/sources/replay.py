@@ -24,6 +24,7 @@ _SLICE_S = 0.05
 _JOIN_S = 2.0
 _DEPTH = 4  # frames decoded ahead
 _JUMP_NS = 3_000_000_000  # between the stamps before and after a jump: propagators end what they knew after 2 s
+_BACK_NS = 1_000_000_000  # behind the end, the last frame is looked for so long before, then twice as long, and so on
 _SHORTEST_S = 0.001  # that is left when somebody moves to the very end
 
 
@@ -193,9 +194,7 @@ class ReplaySource:
         at_ns, jump, gap_ns = 0, 0, 0
         while True:
             is_first = True
-            for shot in self._reader.shots(at_ns):
-                if shot.stamp_ns < at_ns:
-                    continue
+            for shot in self._shots(at_ns, jump):
                 if is_first and last:
                     offset = (last[0] + 1 - shot.index, last[1] + gap_ns - shot.stamp_ns)
                 is_first = False
@@ -210,6 +209,30 @@ class ReplaySource:
                 is_moved, jump = self._jump != jump, self._jump
                 at_ns = self._wanted_ns if is_moved else 0
             gap_ns = _JUMP_NS if is_moved else round(1e9 / (self._reader.fps or 30.0))
+
+    def _shots(self, at_ns: int, jump: int) -> Iterator[Shot]:
+        """From there on; behind the last frame that one, since it is shown until the drive ends."""
+        is_any, back_ns = False, _BACK_NS
+        for shot in self._reader.shots(at_ns):
+            if shot.stamp_ns >= at_ns:
+                is_any = True
+                yield shot
+        from_ns = at_ns
+        while not is_any and from_ns > self._begin_ns and not self._is_left(jump):
+            from_ns, back_ns = max(self._begin_ns, at_ns - back_ns), 2 * back_ns
+            last = self._last(from_ns, jump)
+            if last is not None:
+                yield last
+                return
+
+    def _last(self, from_ns: int, jump: int) -> Shot | None:
+        """The last whole one; None where there is none from there on, and once it was moved."""
+        last = None
+        for shot in self._reader.shots(from_ns):
+            if self._is_left(jump):
+                return None
+            last = last if shot.image is None else shot
+        return last
 
     def _is_moved_on(self, jump: int) -> bool:
         """At the end of the drive: whether it goes on elsewhere, which is waited for where it holds."""

@@ -14,7 +14,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from perception.errors import SourceError
-from perception.opencv import MAX_PIXELS
+from perception.opencv import MAX_PIXELS, cv2
 from perception.sources.live import LiveTiming
 from perception.sources.redact import one_line
 from perception.sources.shots import Image, Shot
@@ -25,6 +25,7 @@ from perception.sources.stop import Stop
 _OPTIONS = {"rtsp_flags": "prefer_tcp", "analyzeduration": "500000", "fpsprobesize": "1"}
 
 _FRESH_S = 0.002  # a packet that we had to wait for so long has just arrived
+_OBLIQUE = 0.02  # about a degree, which FFmpeg too takes for none
 _BACKLOG_S = 1.0  # after that, what comes without a wait is a fast stream, not a backlog
 
 
@@ -58,9 +59,26 @@ def prepare(container: InputContainer, name: str) -> VideoStream:
 
 
 def to_rgb(frame: VideoFrame) -> Image:
-    """RGB in memory of its own."""
-    image = np.ascontiguousarray(frame.to_ndarray(format="rgb24"), np.uint8)
+    """RGB in memory of its own, turned and mirrored as it is to be shown. Raises SourceError for an oblique turn."""
+    image = np.ascontiguousarray(_upright(frame.to_ndarray(format="rgb24"), frame), np.uint8)
     return image.copy() if frame.format.name == "rgb24" else image  # the decoder's own memory if not converted
+
+
+def _upright(image: np.ndarray, frame: VideoFrame) -> np.ndarray:
+    """By the frame's display matrix, row by row what x, y and 1 add to x and y: `frame.rotation` knows no mirror."""
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
+        return image
+    xx, xy, _, yx, yy = np.frombuffer(matrix, np.int32)[:5].tolist()
+    straight, across = abs(xx) + abs(yy), abs(xy) + abs(yx)
+    if min(straight, across) > _OBLIQUE * max(straight, across):
+        degrees = abs(frame.rotation)
+        raise SourceError(f"is shown turned by {degrees} degrees: only multiples of 90 are read: turn it beforehand")
+    if across > straight:
+        image, xx, yy = cv2.transpose(image), yx, xy
+    if xx < 0 or yy < 0:
+        image = cv2.flip(image, -1 if xx < 0 and yy < 0 else int(xx < 0))
+    return image
 
 
 def why(error: Exception, url: str) -> str:

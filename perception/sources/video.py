@@ -36,6 +36,7 @@ class VideoReader:
         self.name = str(path)
         self._path = path
         self.restamped = 0  # frames whose own stamp was missing or did not rise, in the last pass
+        self._end_pts: int | None = None  # where the last frame ends that could be read, in the last pass
         _require_content(path)
         container, stream = self._open()
         with container:
@@ -78,7 +79,9 @@ class VideoReader:
                 f"{self.name}: frames change from {self.width}x{self.height} to {size[0]}x{size[1]} at frame"
                 f" {place - resized + 1} and stay so: split the file there or scale it to one size"
             )
-        self._check_complete(place + 1, stamps.last_ns + self._interval_ns, declared_ns)
+        # A file counts for how long its last frame is shown, which may be much longer than the others.
+        end_ns = max(stamps.last_ns + self._interval_ns, stamps.since_first_ns(self._end_pts) or 0)
+        self._check_complete(place + 1, end_ns, declared_ns)
 
     def length_ns(self) -> int:
         """As the file declares it."""
@@ -136,7 +139,7 @@ class VideoReader:
                 yield pts, image
 
     def _decoded(self, container: InputContainer, stream: VideoStream) -> Iterator[tuple[int | None, Image | None]]:
-        packets = container.demux(stream)
+        packets, self._end_pts = container.demux(stream), None
         while True:
             try:
                 packet = next(packets, None)
@@ -144,7 +147,13 @@ class VideoReader:
                 raise SourceError(f"{self.name}: the file is damaged or cut off: {why(error, '')}") from None
             if packet is None:
                 return
-            yield from _decode(packet)
+            if packet.pts is not None and not packet.is_corrupt:
+                end_pts = packet.pts + (packet.duration or 0)
+                self._end_pts = end_pts if self._end_pts is None else max(self._end_pts, end_pts)
+            try:
+                yield from _decode(packet)
+            except SourceError as error:
+                raise SourceError(f"{self.name}: {error}") from None
 
     def _check_complete(self, count: int, end_ns: int, declared_ns: int) -> None:
         if declared_ns - end_ns > max(1_000_000_000, declared_ns // 10):
@@ -167,12 +176,15 @@ class _Stamps:
     def next_ns(self, pts: int | None) -> int:
         if pts is not None and self._first_pts is None:
             self._first_pts = pts - self._pts_of(self.last_ns + self._interval_ns)
-        stamp_ns = None if pts is None else _to_ns(pts - (self._first_pts or 0), self._time_base)
+        stamp_ns = self.since_first_ns(pts)
         if stamp_ns is None or stamp_ns <= self.last_ns:
             stamp_ns = self.last_ns + self._interval_ns
             self.repaired += 1
         self.last_ns = stamp_ns
         return stamp_ns
+
+    def since_first_ns(self, pts: int | None) -> int | None:
+        return None if pts is None else _to_ns(pts - (self._first_pts or 0), self._time_base)
 
     def go_on(self, first_pts: int | None, pts: int) -> None:
         """Be as after all frames before the one of stamp `pts`, every one of which had a good stamp."""
