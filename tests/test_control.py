@@ -9,7 +9,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -204,6 +204,21 @@ def test_a_4k_mask_of_noise_fits_a_request() -> None:
 def test_masks_that_can_not_be_are_refused(row: layout.MaskRow, says: str) -> None:
     with pytest.raises(WireError, match=re.escape(says)):
         layout.unpack_mask(row)
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda control: control.remove(2**64),
+        lambda control: control.relabel(-(2**63) - 1, "car"),
+        lambda control: control.relabel(1, "\ud800"),
+        lambda control: control.prompt(points=[(10**400, 1)]),
+        lambda control: control.prompt(box=(object(),) * 4),
+    ],
+)
+def test_a_request_that_can_not_be_is_refused_before_it_is_sent(ask: Callable[[Control], object]) -> None:
+    with pytest.raises(WireError, match="not a request that can be sent: "):
+        ask(Control("tcp://127.0.0.1:1"))
 
 
 def test_another_version_is_said_and_unknown_fields_are_ignored() -> None:

@@ -63,6 +63,14 @@ def test_more_things_than_the_limit_keep_the_largest():
     assert seen.segments[0].area_px == 50
 
 
+def test_a_map_of_noise_has_the_things_that_are_large_enough():
+    labels = np.where(np.random.default_rng(0).random((1024, 2048)) < 0.05, 2, 0).astype(np.uint8)
+    labels[100:200, 100:300] = 2
+    seen = group_things(labels, [2], [0, 0, 40])
+    assert len(seen.segments) == 1
+    assert seen.segments[0].area_px >= 100 * 200
+
+
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 50), st.integers(0, 80), st.integers(1, 20)), max_size=12))
 def test_id_map_and_segments_agree(boxes: list[tuple[int, int, int]]):

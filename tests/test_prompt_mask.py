@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -186,6 +187,24 @@ def test_any_numbers_give_a_mask_of_the_scenes_size_or_a_refusal(box: Any, point
     assert got.shape == SIZE[::-1]
     assert got.dtype == np.bool_
     assert LEAST_AREA <= np.count_nonzero(got) < got.size
+
+
+@pytest.mark.parametrize("size", [(64, 36), (32, 18), (1, 1)])
+def test_a_camera_smaller_than_the_masks_gives_a_mask_or_a_refusal(size: tuple[int, int]) -> None:
+    rng = np.random.default_rng(1)
+    image = frame(rng.integers(0, 255, (*size[::-1], 3), dtype=np.uint8))
+    for k in range(60):
+        x, y, across, down = rng.uniform(0, size[0]), rng.uniform(0, size[1]), *rng.exponential((0.02, 0.2))
+        box = (x, y, x + across * size[0], y + down * size[1])
+        prompt = Prompt(box_xyxy=box) if k % 2 else Prompt(points=((x, y),))
+        with contextlib.suppress(PromptError):
+            assert np.count_nonzero(mask_of_prompt(prompt, image, scene())) >= LEAST_AREA
+
+
+def test_a_picture_that_can_not_be_cut_is_a_refusal() -> None:
+    grey = frame(np.zeros(FRAME_SIZE[::-1], np.uint8))
+    with pytest.raises(PromptError, match="give a mask"):
+        mask_of_prompt(Prompt(box_xyxy=(580, 390, 715, 520)), grey, scene())
 
 
 # -- pictures ----------------------------------------------------------------------------------------------------

@@ -140,6 +140,18 @@ def test_without_pictures_the_tracks_make_a_frame_whole() -> None:
     assert assembler.add(message("tracks", wire.Kind.TRACKS, None, 1, size=(4, 4)))
 
 
+def test_frames_that_were_shown_without_a_picture_are_not_counted_as_left_out() -> None:
+    assembler, mask = FrameAssembler(), np.ones((2, 2), np.bool_)
+    for seq in range(1, 31):
+        assembler.add(message("road", wire.Kind.BITS, mask, seq))
+        assert assembler.add(message("tracks", wire.Kind.TRACKS, None, seq, size=(4, 4)))
+    assert assembler.add(message("image", wire.Kind.IMAGE, b"", 31))  # older ones are let go
+    assert assembler.left_out == 0
+    for seq in range(32, 42):
+        assert assembler.add(message("road", wire.Kind.BITS, mask, seq)) is None
+    assert assembler.left_out == 2  # 8 wait
+
+
 # -- who may look ---------------------------------------------------------------------------------------------------
 
 
@@ -149,6 +161,9 @@ def test_without_pictures_the_tracks_make_a_frame_whole() -> None:
         ("127.0.0.1:8600", "", True),
         ("localhost:9000", "http://localhost:9000", True),
         ("[::1]:8600", "http://[::1]:8600", True),
+        ("127.0.0.2:8600", "http://127.0.0.2:8600", True),
+        ("192.0.2.1:8600", "", False),
+        ("127.0.0.1:8600", "http://[", False),
         ("evil.example:8600", "", False),
         ("127.0.0.1.evil.example", "", False),
         ("127.0.0.1:8600", "http://evil.example", False),
@@ -166,7 +181,9 @@ def test_beyond_this_machine_there_is_a_token() -> None:
     guard = make_guard("0.0.0.0", "")
     assert len(guard.token) >= 32
     assert guard.refusal("robot.local:8600", "http://robot.local:8600") == ""
-    assert guard.refusal("robot.local:8600", "http://evil.example") != ""
+    for origin in ("http://evil.example", "http://["):
+        assert guard.refusal("robot.local:8600", origin) != ""
+        assert guard.refusal("", origin) != ""
     assert guard.knows(f"perception.view, token.{guard.token}")
     for protocols in ("perception.view", "perception.view, token.", f"perception.view, token.{guard.token}x"):
         assert not guard.knows(protocols)
@@ -204,7 +221,10 @@ def test_a_page_of_another_address_and_one_without_the_token_are_turned_away(tmp
     with view_of(endpoint) as link:
         assert within(_hello(link))["kind"] == "status"
         assert within(_hello(link, Origin="http://evil.example")) == 403
+        assert within(_hello(link, Origin="http://[")) == 403
         assert within(_hello(link, Host="evil.example")) == 403
+    with view_of(endpoint, "--host", "127.0.0.2") as link:
+        assert within(_hello(link))["kind"] == "status"
     with view_of(endpoint, "--host", "0.0.0.0") as link:
         token = link.partition("#token=")[2]
         local = f"http://127.0.0.1:{link.split(':')[2].partition('/')[0]}/"
@@ -270,13 +290,35 @@ async def _garbage(link: str) -> bool:
             await socket.send_str(text)
         await socket.send_bytes(b"\x00\xff")
         await socket.send_json({"do": "look"})
-        return (await socket.receive_json(timeout=5))["kind"] == "status"
+        while (told := await socket.receive_json(timeout=5))["kind"] == "reply":
+            assert told["text"].startswith("not a message of this page: ")
+            assert len(told["text"]) <= 400
+        return told["kind"] == "status"
 
 
 def test_garbage_of_a_page_is_survived(tmp_path: Path) -> None:
     with view_of(f"ipc://{tmp_path}/s/front") as link:
         assert within(_garbage(link))
         assert within(_hello(link))["kind"] == "status"
+
+
+async def _replies(link: str, *asked: str) -> list[str]:
+    """What a page is told about each of its messages."""
+    async with aiohttp.ClientSession() as session, session.ws_connect(f"{link}ws") as socket:
+        said = []
+        for text in asked:
+            await socket.send_str(text)
+            while (told := await socket.receive_json(timeout=5))["kind"] != "reply":
+                pass
+            said.append(told["text"])
+        return said
+
+
+def test_a_track_id_that_no_track_can_have_gets_a_reply(tmp_path: Path) -> None:
+    asked = [json.dumps({"do": "remove", "track_id": track_id}) for track_id in (2**63, 2**64, -1)]
+    with view_of(f"ipc://{tmp_path}/s/front") as link:
+        said = within(_replies(link, *asked))
+    assert all("track_id" in line for line in said)
 
 
 async def _status(link: str, test: str, camera: str = "") -> dict[str, Any]:

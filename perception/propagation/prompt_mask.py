@@ -276,17 +276,26 @@ def _cut_shape(window: tuple[int, int, int, int], scale: float) -> tuple[int, in
 def _grabcut(frame: Frame, scene: Scene, window: tuple[int, int, int, int], seeds: NDArray[np.uint8]) -> Mask:
     """What is thing in the window, at the seeds' size; the seeds alone where they leave nothing to be cut."""
     (height, width), (rows, columns) = frame.image.shape[:2], scene.labels.shape
-    x0, x1 = (round(value * width / columns) for value in window[::2])
-    y0, y1 = (round(value * height / rows) for value in window[1::2])
-    picture = cv2.resize(frame.image[y0:y1, x0:x1], seeds.shape[::-1], interpolation=cv2.INTER_AREA)
+    x0, x1 = _span(window[0] * width / columns, window[2] * width / columns, width)
+    y0, y1 = _span(window[1] * height / rows, window[3] * height / rows, height)
     is_thing = np.isin(seeds, (cv2.GC_FGD, cv2.GC_PR_FGD))
     if is_thing.all() or not is_thing.any():
         return is_thing
     cv2.setRNGSeed(1)  # its k-means begins at random
     models = np.zeros((1, 65)), np.zeros((1, 65))
     cut = seeds.copy()
-    cv2.grabCut(picture, cut, None, *models, _CUT_ROUNDS, cv2.GC_INIT_WITH_MASK)  # type: ignore[call-overload]
+    try:
+        picture = cv2.resize(frame.image[y0:y1, x0:x1], seeds.shape[::-1], interpolation=cv2.INTER_AREA)
+        cv2.grabCut(picture, cut, None, *models, _CUT_ROUNDS, cv2.GC_INIT_WITH_MASK)  # type: ignore[call-overload]
+    except cv2.error as error:
+        raise PromptError("nothing can be cut out of the picture there: give a mask") from error
     return np.isin(cut, (cv2.GC_FGD, cv2.GC_PR_FGD))
+
+
+def _span(begin: float, end: float, size: int) -> tuple[int, int]:
+    """In whole pixels, at least one: a camera's pixels may be larger than the mask's."""
+    first = min(round(begin), size - 1)
+    return first, max(round(end), first + 1)
 
 
 def _largest(mask: Mask) -> Mask:

@@ -55,7 +55,7 @@ class Prompt(_Asked, frozen=True, tag="prompt"):
 class Remove(_Asked, frozen=True, tag="remove"):
     """End a track."""
 
-    track_id: int
+    track_id: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 
 
 Asked = Look | Painted | Heard | Play | Prompt | Remove

@@ -21,6 +21,7 @@ class SeenFrame:
     run: str
     seq: int
     messages: dict[str, Received] = field(default_factory=dict)  # by topic without its camera
+    is_given: bool = False  # was shown, though its picture may still come
 
     @property
     def picture(self) -> Received | None:
@@ -48,19 +49,21 @@ class FrameAssembler:
             frame = self._frames[key] = SeenFrame(*key)
         frame.messages[name] = message
         if len(self._frames) > _KEPT:
-            self._frames.popitem(last=False)
-            self.left_out += 1
+            self._let_go(next(iter(self._frames)))
         now = time.monotonic()
         if message.kind is Kind.IMAGE:
             self._pictures[camera] = now
             return self._take(key)
         is_last = name == "tracks" and now - self._pictures.get(camera, 0.0) > _PICTURES_COME_S
+        frame.is_given |= is_last
         return frame if is_last else None
 
     def _take(self, key: tuple[str, str, int]) -> SeenFrame:
         """Older frames of the camera are not waited for any more."""
         frame = self._frames.pop(key)
         for other in [k for k, f in self._frames.items() if k[:2] == key[:2] and f.seq < frame.seq]:
-            del self._frames[other]
-            self.left_out += 1
+            self._let_go(other)
         return frame
+
+    def _let_go(self, key: tuple[str, str, int]) -> None:
+        self.left_out += not self._frames.pop(key).is_given

@@ -18,7 +18,6 @@ PROTOCOL = "perception.view"
 """The WebSocket protocol; a token comes beside it, as `token.TOKEN`, so that it is in no address that is logged."""
 _TRIED = 10  # ports from the default one on
 _SHORTEST_TOKEN = 16
-_LOCAL = ("127.0.0.1", "localhost", "::1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +32,9 @@ class Guard:
         A page of another address that a browser on this machine shows may send requests here, and by DNS rebinding even
         read the answers; but its Host or its Origin gives it away.
         """
-        if not self.token and _name_of(host) not in _LOCAL:
+        if not self.token and not is_loopback(_name_of(host)):
             return f"this view is for its own machine: http://127.0.0.1, not {_shown(host)}; ssh -L brings it elsewhere"
-        if origin and urlsplit(origin).netloc.lower() != host.lower():
+        if origin and _place_of(origin) != host.lower():
             return f"a page of {_shown(origin)} may not look in here"
         return ""
 
@@ -101,6 +100,14 @@ def _name_of(host: str) -> str:
         return (urlsplit(f"//{host}").hostname or "").lower()
     except ValueError:
         return ""
+
+
+def _place_of(origin: str) -> str | None:
+    """Its host and port; None, which is no Host, for what is no address."""
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:
+        return None
 
 
 def _shown(text: str) -> str:

@@ -19,6 +19,7 @@ IN_FLIGHT = 2
 """Frames that a page has not acknowledged: a slow browser gets fewer frames, and never old ones."""
 _STATUS_S = 0.2
 _MOST_WRONG = 20  # messages that make no sense, after which a page is left
+_LONGEST_ERROR = 400  # characters
 
 
 class Session:
@@ -59,7 +60,8 @@ class Session:
                 return
             try:
                 self._take(asked(message.data))
-            except WireError:
+            except WireError as error:
+                await self._say({"kind": "reply", "what": "", "text": str(error)[:_LONGEST_ERROR], "track_id": None})
                 wrong += 1
                 if wrong > _MOST_WRONG:
                     return

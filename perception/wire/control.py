@@ -130,8 +130,11 @@ _read_reply = msgspec.msgpack.Decoder(Reply).decode
 
 
 def encode_request(request: Request) -> bytes:
-    """Raises WireError for a request of more than MAX_CONTROL bytes."""
-    data = _write(request)
+    """Raises WireError for values that msgpack can't hold, and for more than MAX_CONTROL bytes."""
+    try:
+        data = _write(request)
+    except (*_MSGPACK_ERRORS, OverflowError, TypeError) as error:  # integers beyond 64 bits; another type
+        raise WireError(f"not a request that can be sent: {error}") from error
     if len(data) > MAX_CONTROL:
         raise WireError(f"a request of {len(data)} bytes: at most {MAX_CONTROL}; send a smaller mask")
     return data
