@@ -74,6 +74,24 @@ def test_content_is_what_names_a_drive(drives: Path, tmp_path: Path):
     assert content_hash(f"{copy}?from=1") != content_hash(str(copy))
 
 
+@pytest.mark.parametrize(
+    ("pictures", "stamps"),
+    [("image_02/data", "image_02/timestamps.txt"), ("image_0", "times.txt"), ("rgb", "rgb.txt")],
+)
+def test_stamps_beside_a_folder_of_pictures_are_of_its_content(tmp_path: Path, pictures: str, stamps: str):
+    folder, file = picture_drive(tmp_path / "drive" / pictures, frames=3), tmp_path / "drive" / stamps
+    (file.parent / "notes.txt").write_text("of no drive")
+    without = content_hash(str(folder))
+    file.write_text("0\n1\n2\n")
+    before = content_hash(str(folder))
+    file.write_text("0\n2\n4\n")
+    after = content_hash(str(folder))
+    assert len({without, before, after}) == 3
+    copy = shutil.copytree(tmp_path / "drive", tmp_path / "elsewhere") / pictures
+    (file.parent / "notes.txt").unlink()
+    assert content_hash(str(copy)) == after == content_hash(str(folder))
+
+
 @pytest.mark.parametrize("text", ["0/3", "4/3", "1", "a/b", "1/0", "-1/3"])
 def test_a_shard_that_there_is_not(text: str):
     with pytest.raises(ConfigError, match="i/n"):

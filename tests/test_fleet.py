@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 
 from perception.config import Launch, ModelConfig, TrackingConfig
 from perception.drives.recording import open_recording
-from perception.errors import ConfigError
+from perception.errors import ConfigError, RecordingError
 from perception.fleet.drive_set import find_drives
 from perception.fleet.figures import changes, figures_of
 from perception.fleet.judge import Verdict
-from perception.fleet.reference import Reference, read_reference, to_toml
+from perception.fleet.reference import Reference, accept, read_reference, to_toml
 from perception.fleet.run import exit_code
 from perception.replay.result import digest_of
 from tests.fleet_fakes import held, picture_drive, recording, three_drives, tiny_launch, wishes
@@ -105,6 +105,52 @@ def test_accepting_the_same_again_changes_no_file(drives: Path, tmp_path: Path):
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "reference").rglob("*")}
     assert {verdict.status for verdict in held(tmp_path, accepts=True).values()} == {"unchanged"}
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "reference").rglob("*")} == before
+
+
+def everything(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_reference_that_can_not_be_written_leaves_the_old_one(drives: Path, tmp_path: Path):
+    outcome = held(tmp_path, accepts=True)["walk0"].outcome
+    assert outcome is not None
+    before = everything(tmp_path / "reference")
+    another = msgspec.structs.replace(outcome, cpu="another")  # the same bytes on another machine
+    gone = Path(outcome.folder) / "gone"
+    gone.symlink_to(tmp_path / "nowhere")  # what can't be copied, as on a full disk
+    with pytest.raises(RecordingError):
+        accept(another, tmp_path / "reference")
+    assert everything(tmp_path / "reference") == before
+    assert held(tmp_path)["walk0"].status == "same"
+    gone.unlink()
+    assert accept(another, tmp_path / "reference").lines == (f"cpu {outcome.cpu} -> another",)
+    folder = next((tmp_path / "reference").glob("walk0-*"))
+    reference = read_reference(folder)
+    assert reference.cpu == "another"
+    assert sorted(path.name for path in folder.iterdir()) == sorted(["reference.toml", reference.result])
+    assert digest_of(open_recording(folder / reference.result)) == reference.digest
+
+
+def test_what_a_killed_accept_left_is_cleared(drives: Path, tmp_path: Path):
+    outcome = held(tmp_path, accepts=True)["walk0"].outcome
+    assert outcome is not None
+    folder = next((tmp_path / "reference").glob("walk0-*"))
+    (folder / ".result-999999999").mkdir()
+    (folder / ".reference.toml-999999999").touch()
+    (Path(outcome.folder) / "gone").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(RecordingError):  # it makes room before it copies
+        accept(msgspec.structs.replace(outcome, cpu="another"), tmp_path / "reference")
+    assert sorted(path.name for path in folder.iterdir()) == sorted(["reference.toml", read_reference(folder).result])
+
+
+def test_accept_mends_a_damaged_result(drives: Path, tmp_path: Path):
+    held(tmp_path, accepts=True)
+    result = next((tmp_path / "reference").glob("tunnel-*/*/0000.mcap"))
+    result.write_bytes(result.read_bytes()[:2000])
+    held(tmp_path, accepts=True)
+    folder = next((tmp_path / "reference").glob("tunnel-*"))
+    reference = read_reference(folder)
+    assert digest_of(open_recording(folder / reference.result)) == reference.digest
 
 
 def test_a_reference_is_a_recording_with_its_digest_and_figures(drives: Path, tmp_path: Path):

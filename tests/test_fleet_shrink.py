@@ -10,7 +10,7 @@ import pytest
 
 from perception.config import TrackingConfig
 from perception.drives.recording import open_recording
-from perception.errors import ConfigError
+from perception.errors import ConfigError, PerceptionError
 from perception.fleet.run import Wishes, drives_of, tasks_of
 from perception.fleet.shrink import MOST_REPLAYS, Shrunk, shrink
 from perception.fleet.task import Stages
@@ -19,12 +19,12 @@ from tests.fleet_fakes import PERIOD_NS, held, picture_drive, recording, tiny_la
 PERIOD_S = PERIOD_NS / 1e9
 
 
-def shrunk(folder: Path, asked: Wishes) -> Shrunk:
-    """What is left of the only drive of a folder."""
-    drives = drives_of([str(folder / "drives")], asked)
-    (verdict,) = held(folder, **{name: getattr(asked, name) for name in ("launch", "level")}).values()
+def shrunk(folder: Path, asked: Wishes, what: str = "drives", tries: Wishes | None = None) -> Shrunk:
+    """What is left of the only drive of a set; `tries`: how its parts are replayed, where it is not as the whole."""
+    drives = drives_of([str(folder / what)], asked)
+    (verdict,) = held(folder, what, **{name: getattr(asked, name) for name in ("launch", "level")}).values()
     with contextlib.closing(Stages()) as stages:
-        return shrink(verdict, tasks_of(drives, asked)[0], stages, asked.out, lambda what, done, total: None)
+        return shrink(verdict, tasks_of(drives, tries or asked)[0], stages, asked.out, lambda what, done, total: None)
 
 
 def forgetful(folder: Path) -> Wishes:
@@ -66,6 +66,24 @@ def test_a_part_of_pictures_is_named_by_its_times(tmp_path: Path):
     found = shrunk(tmp_path, wishes(tmp_path, "blind"))
     assert "walk?from=" in found.drive.shown
     assert found.verdict.status == "differs"
+
+
+def test_a_part_of_a_part_lies_within_it(tmp_path: Path):
+    picture_drive(tmp_path / "drives" / "walk", frames=20)
+    (tmp_path / "set.txt").write_text("drives/walk?from=0.2&fps=30&to=0.5\n")
+    held(tmp_path, "set.txt", accepts=True)
+    found = shrunk(tmp_path, wishes(tmp_path, "blind"), "set.txt")
+    assert found.drive.shown.endswith("walk?fps=30&from=0.200000&to=0.200500")
+    assert found.begin_s == 0.2
+    assert found.verdict.status == "differs"
+
+
+def test_parts_that_can_not_be_replayed_do_not_pass(tmp_path: Path):
+    picture_drive(tmp_path / "drives" / "walk", frames=20)
+    held(tmp_path, accepts=True)
+    with pytest.raises(PerceptionError, match="gone"):
+        shrunk(tmp_path, wishes(tmp_path, "blind"), tries=wishes(tmp_path, "gone"))
+    assert not list((tmp_path / "out").glob("shr*"))
 
 
 def test_a_drive_that_is_the_same_is_not_shrunk(tmp_path: Path):

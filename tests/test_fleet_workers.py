@@ -99,6 +99,40 @@ def test_a_worker_may_die_after_another_was_not_replaced(tmp_path: Path):
     assert found == ["first", "second"]
 
 
+class Hanging:
+    """A task that its worker never comes back from."""
+
+    def __init__(self, name: str) -> None:
+        self.drive = Drive(name, name, name)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return exec, ("import signal\nwhile True: signal.pause()",)
+
+
+def test_a_worker_that_says_nothing_any_more_is_ended(tmp_path: Path):
+    tasks: list[Any] = [Hanging("first"), Hanging("second")]
+    found = {v.drive.name: v for v in in_pool(tasks, 2, lambda what, done, total: None, silent_s=0.1)}
+    assert {verdict.status for verdict in found.values()} == {"failed"}
+    assert "no word from it for 0 min" in found["first"].text
+    assert set(found) == {"first", "second"}
+    assert not multiprocessing.active_children()
+
+
+def test_workers_warn_as_one_process_does(tmp_path: Path):
+    tiny_launch(tmp_path)
+    for name in ("one.mcap", "two.mcap"):
+        path = recording(tmp_path / name, 36)
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    main = "from perception.cli import main\nif __name__ == '__main__': main()"
+    (tmp_path / "main.py").write_text(main)
+    words = ("test", "one.mcap", "two.mcap", "--against", "none", "--launch", "launch.toml", "-j", "2")
+    told = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
+    done = subprocess.run([sys.executable, "main.py", *words], cwd=tmp_path, env=told, capture_output=True, text=True)
+    lines = [line for line in done.stderr.splitlines() if "not finished" in line]
+    assert len(lines) == 2, done.stderr[-2000:]
+    assert all(line.startswith("WARNING perception.drives.ending: ") for line in lines)
+
+
 def test_what_a_killed_run_left_is_cleared(drives: Path, tmp_path: Path):
     held(tmp_path)
     left = tmp_path / "out" / f"walk0-0-0.partial-{os.uname().nodename}-999999999"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -23,6 +24,7 @@ from perception.conversion.regions import (
     region_of,
     uncovered_classes,
 )
+from perception.drives.cut import Window, cut_recording
 from perception.drives.foxglove import Place, image_record
 from perception.drives.frames import stored_frames
 from perception.drives.layout import Record
@@ -240,6 +242,51 @@ def test_tracks_may_come_from_a_result(tmp_path):
     done = redact(drive, tmp_path / "out", RegionWishes(), tracks=result)
     assert (done.frames, done.uncovered) == (5, 0)
     assert detail(images(tmp_path / "out")[3], head(3)) < 0.2 * detail(image(3), head(3))
+
+
+def result_of(path: Path, drive: str, identity: str = "") -> Path:
+    """Five frames of tracks and no images, by a recording that says it is of this drive."""
+    look = Look(form="none")
+    about = msgspec.structs.replace(about_of(look), recording=drive or "of its own", drive=identity)
+    return write_segment(path, about, (records_of(i, look, about, encoder_of(look)) for i in range(5)))
+
+
+def test_tracks_of_another_drive_are_refused(tmp_path):
+    drive = make_drive(tmp_path / "drive", 5, RAW)
+    other = result_of(tmp_path / "other.mcap", "", "another drive")
+    with pytest.raises(RecordingError, match="of another drive than"):
+        redact(drive, tmp_path / "out", RegionWishes(), tracks=other)
+    assert not (tmp_path / "out").exists()
+    unnamed = result_of(tmp_path / "unnamed.mcap", "")
+    with pytest.raises(RecordingError, match="of another drive than"):
+        redact(drive, tmp_path / "out", RegionWishes(), tracks=unnamed)
+
+
+def test_tracks_of_the_whole_drive_fit_a_part_of_it(tmp_path):
+    drive = open_recording(make_drive(tmp_path / "drive", 5, RAW))
+    cut = cut_recording(drive, Window(0.08, None), tmp_path / "cut.mcap").path
+    result = result_of(tmp_path / "result.mcap", "", RECORDING)
+    done = redact(cut, tmp_path / "out", RegionWishes(hold=0), tracks=result)
+    found = images(tmp_path / "out")
+    assert (done.frames, done.uncovered, max(found)) == (len(found), 0, 4)
+    assert min(found) > 0
+    for i, picture in found.items():
+        assert detail(picture, head(i)) < 0.2 * detail(image(i), head(i))
+    with pytest.raises(RecordingError, match="of another drive than"):
+        redact(cut, tmp_path / "other", RegionWishes(), tracks=result_of(tmp_path / "b.mcap", "", "another drive"))
+
+
+def test_tracks_of_images_of_another_size_are_refused(tmp_path):
+    small = {i: [image_record("front", image(i)[::2, ::2], "raw", 95, at(i))] for i in range(5)}
+    drive = write_with(tmp_path / "drive.mcap", 5, small)
+    with pytest.raises(RecordingError, match="its frames are 128x96, the drive's 64x48"):
+        redact(drive, tmp_path / "out", RegionWishes(), tracks=make_drive(tmp_path / "result", 5, Look(form="none")))
+    assert not (tmp_path / "out").exists()
+
+
+def at(i: int) -> Place:
+    log_ns = i * PERIOD_NS + WALL_OFFSET_NS
+    return Place(log_ns, log_ns, i)
 
 
 @pytest.mark.parametrize(

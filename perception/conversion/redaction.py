@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 from perception.conversion.outputs import Progress, no_progress, require_place
-from perception.conversion.reading import Drive, open_drive, read_decision
+from perception.conversion.reading import Drive, open_drive, read_decision, recorded_frames
 from perception.conversion.regions import (
     MOST_CELLS,
     Regions,
@@ -25,9 +25,10 @@ from perception.conversion.regions import (
 from perception.conversion.writing import KINDS, written_recording
 from perception.drives import layout
 from perception.drives.block import Block
+from perception.drives.cut import CUT, Cut
 from perception.drives.foxglove import Place, image_record
 from perception.drives.frames import image_of
-from perception.drives.layout import About, Record
+from perception.drives.layout import About, Record, from_metadata
 from perception.drives.schemas import CAMERA_CALIBRATION, DECISION, IMAGE_ANNOTATIONS, RAW_IMAGE
 from perception.errors import RecordingError, WireError
 from perception.wire import Kind, decode
@@ -66,11 +67,12 @@ def redact(
 
     Args:
         also: a file of further boxes, see `read_boxes`.
-        tracks: another recording that says where things are: the result of a replay of this drive.
+        tracks: another recording that says where things are: the result of a replay of this drive, or of the whole one
+            that it was cut from.
 
     Raises:
-        RecordingError: the drive can't be read, holds no images, nothing tells what is in them, or `out` can't be
-            written.
+        RecordingError: the drive can't be read, holds no images, nothing tells what is in them, `tracks` is of another
+            drive or of frames of another size, or `out` can't be written.
     """
     if not (1 <= wishes.cells <= MOST_CELLS and wishes.hold >= 0):
         raise RecordingError(f"{wishes.cells} cells, hold {wishes.hold}: 1 to {MOST_CELLS} cells, and 0 frames or more")
@@ -78,7 +80,7 @@ def redact(
     opened = open_drive(drive)
     if not opened.has_images:
         raise RecordingError(f"{drive}: it holds no images, so there is nothing to cover")
-    seen = open_drive(tracks) if tracks else opened
+    seen = _opened_tracks(tracks, opened) if tracks else opened
     known = _classes_of(seen.about)
     classes = chosen_classes(wishes.classes, known)
     regions = find_regions(seen, classes, wishes, progress)
@@ -91,6 +93,33 @@ def redact(
             written.write(block)
             progress("covering", done.frames + done.left_out.total(), max(n, opened.frames))
     return done
+
+
+def _opened_tracks(path: Path, drive: Drive) -> Drive:
+    """A result whose frames are this drive's. Raises RecordingError: boxes of other frames would cover nothing."""
+    seen, about = open_drive(path), drive.about
+    cut = drive.recording.metadata.get(CUT)  # a part has an id of its own, and the whole one's frame numbers
+    drives = {about.recording, about.drive, from_metadata(cut, Cut).recording if cut else ""} - {""}
+    if not drives & {seen.about.recording, seen.about.drive}:
+        raise RecordingError(f"{path}: of another drive than {drive.path}: replay this one, and give its result")
+    of_tracks, of_images = _frame_size(seen), _image_size(drive)
+    if of_tracks and of_images and of_tracks != of_images:
+        told = "its frames are {}x{}, the drive's {}x{}".format(*of_tracks, *of_images)
+        raise RecordingError(f"{path}: {told}: replay the drive as it is, and give the result")
+    return seen
+
+
+def _frame_size(tracks: Drive) -> tuple[int, int] | None:
+    """Width and height of the camera's image, as the first message about one says [px]."""
+    frames = recorded_frames(tracks, ("tracks",))
+    heads = (message.header for frame in frames for message in frame.messages.values())
+    return next(((head.frame_width, head.frame_height) for head in heads if head.frame_width), None)
+
+
+def _image_size(drive: Drive) -> tuple[int, int] | None:
+    """Width and height of the first image that can be decoded [px]."""
+    pictures = (image_of(record) for record in drive.recording.messages({layout.image(drive.about.camera)}))
+    return next(((picture.shape[1], picture.shape[0]) for picture in pictures if picture is not None), None)
 
 
 class _Class(msgspec.Struct):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import os
 import re
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ import msgspec
 from perception.drives.layout import ACTIVE, SUFFIX
 from perception.errors import ConfigError, RecordingError, reason
 from perception.images import SUFFIXES as PICTURES
+from perception.sources.picture_lists import find_stamps
 
 REFERENCE_FILE = "reference.toml"
 RENDERED = "rendered:"
@@ -77,7 +79,7 @@ def parse_shard(text: str) -> tuple[int, int]:
 
 
 def content_hash(path: str) -> str:
-    """SHA-256, hexadecimal, over all bytes of a drive and its options; where it lies makes no difference.
+    """SHA-256, hexadecimal, over all bytes of a drive, its stamps and its options; where it lies makes no difference.
 
     Raises:
         RecordingError: it is not there, or can't be read, or its name is no text.
@@ -91,7 +93,7 @@ def content_hash(path: str) -> str:
     try:
         if place.is_dir():
             for file in _content(place):
-                name = str(file.relative_to(place)).encode("utf-8", "surrogateescape")
+                name = os.path.relpath(file, place).encode("utf-8", "surrogateescape")
                 digest.update(name + b"\0" + _sha256(file))
         else:
             digest.update(_sha256(place))
@@ -182,8 +184,12 @@ def _split(text: str) -> tuple[Path | None, str]:
 
 
 def _content(folder: Path) -> list[Path]:
-    segments = [path for path in folder.iterdir() if _SEGMENT.fullmatch(path.name)]
-    return sorted(segments or (path for path in folder.rglob("*") if path.is_file()))
+    """The files that are the drive; of pictures also the one with their stamps, which may lie beside the folder."""
+    if segments := [path for path in folder.iterdir() if _SEGMENT.fullmatch(path.name)]:
+        return sorted(segments)
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    found = find_stamps(folder)
+    return [*files, found.stamps] if found and found.stamps not in files else files
 
 
 def _sha256(file: Path) -> bytes:

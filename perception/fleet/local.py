@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import multiprocessing
 import signal
 import time
@@ -13,6 +14,7 @@ from perception.fleet.attempts import Attempts
 from perception.fleet.judge import Verdict, run_task
 from perception.fleet.task import Progress, Stages, Task
 
+SILENT_S = 3600.0  # hashing a large drive and building a plan for an accelerator take minutes, without a word
 _TELL_S = 0.2
 _JOIN_S = 5.0
 
@@ -24,8 +26,9 @@ def in_process(tasks: Sequence[Task], progress: Progress) -> Generator[Verdict]:
             yield run_task(task, stages, progress)
 
 
-def in_pool(tasks: Sequence[Task], jobs: int, progress: Progress) -> Generator[Verdict]:
-    """In `jobs` processes, in the order in which they are done. A drive whose worker dies gets another worker once.
+def in_pool(tasks: Sequence[Task], jobs: int, progress: Progress, silent_s: float = SILENT_S) -> Generator[Verdict]:
+    """In `jobs` processes, in the order in which they are done. A drive whose worker dies gets another worker once; one
+    that says nothing for `silent_s` seconds, not even that a frame is done, is taken for dead.
 
     Closing the generator ends the workers, in the middle of a drive too.
     """
@@ -39,9 +42,9 @@ def in_pool(tasks: Sequence[Task], jobs: int, progress: Progress) -> Generator[V
             busy = {worker.pipe: worker for worker in workers if worker.task}
             if not busy:
                 return
-            for pipe in wait(list(busy)):
-                worker = next(w for w in workers if w.pipe is pipe)
-                verdict = worker.hear(progress)
+            wait(list(busy), max(0.0, min(w.heard_s for w in busy.values()) + silent_s - time.monotonic()))
+            for worker in busy.values():
+                verdict = worker.hear(progress, silent_s)
                 if worker.is_lost and worker.task:
                     verdict = attempts.lost(worker.task, worker.why(), worker.has_begun)
                     worker.end()
@@ -61,25 +64,32 @@ class _Worker:
         context = multiprocessing.get_context("spawn")  # engines' threads do not outlive a fork
         self.pipe, theirs = context.Pipe()
         self.task: Task | None = None
+        self.heard_s = 0.0  # when it was heard of last [s, monotonic]
         self.is_lost = self.has_begun = False
-        self._process = context.Process(target=_serve, args=(theirs,), name="replay", daemon=True)
+        self._hangs = ""
+        self._process = context.Process(target=_serve, args=(theirs, *_log_style()), name="replay", daemon=True)
         self._process.start()
         theirs.close()
 
     def give(self, task: Task) -> None:
-        self.task, self.has_begun = task, False
+        self.task, self.has_begun, self.heard_s = task, False, time.monotonic()
         try:
             self.pipe.send(task)
         except OSError:  # it died idle: hear() says so
             self.is_lost = True
 
-    def hear(self, progress: Progress) -> Verdict | None:
-        """What it says: a verdict, or how far it is."""
+    def hear(self, progress: Progress, silent_s: float) -> Verdict | None:
+        """What it says, if anything: a verdict, or how far it is."""
         try:
+            if not self.pipe.poll():
+                if time.monotonic() - self.heard_s >= silent_s:
+                    self.is_lost, self._hangs = True, f"no word from it for {silent_s / 60:.0f} min"
+                return None
             told = self.pipe.recv()
         except (EOFError, OSError):
             self.is_lost = True
             return None
+        self.heard_s = time.monotonic()
         if isinstance(told, Verdict):
             self.task = None
             return told
@@ -89,6 +99,8 @@ class _Worker:
         return None
 
     def why(self) -> str:
+        if self._hangs:
+            return self._hangs
         self._process.join(_JOIN_S)
         code = self._process.exitcode
         return f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
@@ -100,8 +112,18 @@ class _Worker:
         self.pipe.close()
 
 
-def _serve(pipe: Connection) -> None:
+def _log_style() -> tuple[int, logging.Formatter | None]:
+    """Level and format of this process's log, so that its workers' lines look the same; None where it has none."""
+    root = logging.getLogger()
+    return root.level, next((h.formatter for h in root.handlers if type(h) is logging.StreamHandler), None)
+
+
+def _serve(pipe: Connection, level: int, formatter: logging.Formatter | None) -> None:
     """A worker: tasks in, verdicts out, until the other side is gone."""
+    if formatter:
+        handler = logging.StreamHandler()
+        handler.setFormatter(formatter)
+        logging.basicConfig(level=level, handlers=[handler])
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the one who started it, who ends this process
     told_s = 0.0
 

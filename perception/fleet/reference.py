@@ -7,6 +7,7 @@ the old file, in one step. Who is killed in between leaves the old reference who
 from __future__ import annotations
 
 import glob
+import itertools
 import json
 import os
 import re
@@ -18,10 +19,12 @@ from pathlib import Path
 
 import msgspec
 
+from perception.drives.recording import open_recording
 from perception.errors import ConfigError, RecordingError, reason
 from perception.fleet.drive_set import REFERENCE_FILE
 from perception.fleet.figures import Figures, changes
 from perception.fleet.task import OUTCOME, Outcome
+from perception.replay.result import digest_of
 from perception.strict_toml import check, read_tables
 
 FORMAT = 1
@@ -103,7 +106,7 @@ def accept(outcome: Outcome, references: Path) -> Accepted:
     folder = reference_folder(references, outcome.drive.name, outcome.content)
     new = _reference_of(outcome)
     old = _old(folder)
-    if old and old == msgspec.structs.replace(new, result=old.result) and (folder / old.result).is_dir():
+    if old and old == msgspec.structs.replace(new, result=old.result) and _holds(folder / old.result, old.digest):
         return Accepted(False, ())
     write_reference(folder, new, Path(outcome.folder))
     return Accepted(old is None, tuple(_changed(old, new) if old else changes({}, new.figures)))
@@ -112,14 +115,20 @@ def accept(outcome: Outcome, references: Path) -> Accepted:
 def write_reference(folder: Path, reference: Reference, result: Path) -> None:
     """Put a reference with a copy of its result into its folder, in place of the one that is there.
 
+    The copy gets a name of its own where the reference's is taken.
+
     Raises:
-        RecordingError: it can't be written.
+        RecordingError: it can't be written; the reference before it is still there.
     """
     try:
-        _place(result, folder / reference.result)
-        _write(folder / REFERENCE_FILE, to_toml(msgspec.to_builtins(reference)))
+        folder.mkdir(parents=True, exist_ok=True)
+        _clear_partial(folder)
+        name = _free_name(folder, reference.result)
+        _place(result, folder / name)
+        told = msgspec.structs.replace(reference, result=name)
+        _write(folder / REFERENCE_FILE, to_toml(msgspec.to_builtins(told)))
         for other in folder.iterdir():
-            if other.is_dir() and other.name != reference.result:
+            if other.is_dir() and other.name != name:
                 shutil.rmtree(other)
     except OSError as error:
         raise RecordingError(f"{error.filename or folder}: {reason(error)}") from None
@@ -173,11 +182,30 @@ def _old(folder: Path) -> Reference | None:
         return None
 
 
+def _holds(result: Path, digest: str) -> bool:
+    """Whether a result is there, and whole."""
+    try:
+        return digest_of(open_recording(result)) == digest
+    except RecordingError:
+        return False
+
+
+def _free_name(folder: Path, name: str) -> str:
+    """This name, or one like it: what lies there is the reference until its file names another."""
+    names = itertools.chain((name,), (f"{name}-{k}" for k in itertools.count(2)))
+    return next(free for free in names if not (folder / free).exists())
+
+
+def _clear_partial(folder: Path) -> None:
+    """Remove what processes that are gone have left half written."""
+    for path in folder.glob(".*-*"):
+        pid = path.name.rpartition("-")[2]
+        if pid.isdecimal() and not Path(f"/proc/{pid}").exists():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
 def _place(result: Path, to: Path) -> None:
     """Copy a result so that it is there as a whole or not at all."""
-    to.parent.mkdir(parents=True, exist_ok=True)
-    if to.is_dir():
-        shutil.rmtree(to)
     partial = to.with_name(f".{to.name}-{os.getpid()}")
     shutil.rmtree(partial, ignore_errors=True)
     try:

@@ -21,6 +21,7 @@ from perception.fleet.reference import read_reference, reference_folder, write_r
 from perception.fleet.task import Outcome, Progress, Stages, Task, replay_task
 from perception.replay.result import digest_of
 from perception.replay.unit import is_recording
+from perception.sources.options import split_options
 
 MOST_REPLAYS = 20
 FINE_S = 0.2  # how far the beginning may be from the latest that fails [s]
@@ -75,6 +76,8 @@ class _Search:
     level: str = ""
     target: Finding = field(init=False)
     end_s: float = field(init=False)
+    least_s: float = 0.0  # where the drive begins: it may be a span of a longer one [s]
+    most_s: float = field(init=False)  # of the longest part [s]
     begin_s: float = 0.0  # of the last part [s]
     recording: Recording | None = None
 
@@ -86,6 +89,8 @@ class _Search:
             self.recording = open_recording(path)
             assert self.recording.about is not None
             self.origin_ns = self.recording.begin_ns - self.recording.about.wall_offset_ns
+        else:
+            self.least_s = split_options(self.task.drive.path, self.task.drive.shown)[1].seconds("from") or 0.0
         level = self.verdict.level or self.task.level
         # a part has a run and numbers of its own, so only what was re-enacted can be the same bytes
         is_bytes = level in ("bytes", "auto") and outcome.mode != "re-enacted"
@@ -93,14 +98,15 @@ class _Search:
         self.target = self._first(outcome)
         assert self.target.stamps_ns is not None
         self.end_s = (self.target.stamps_ns[0] - self.origin_ns) / 1e9 + _HALF_S
+        self.most_s = self.end_s - self.least_s
 
     def run(self) -> float:
         """Seconds that the part must have."""
         passes_s, lead_s = 0.0, 2 * _HALF_S
         while not self.fails(lead_s):
-            if lead_s >= self.end_s or self.replays >= MOST_REPLAYS:
-                return self.end_s  # the way it was found: from the front
-            passes_s, lead_s = lead_s, min(max(0.5, 2 * lead_s), self.end_s)
+            if lead_s >= self.most_s or self.replays >= MOST_REPLAYS:
+                return self.most_s  # the way it was found: from the front
+            passes_s, lead_s = lead_s, min(max(0.5, 2 * lead_s), self.most_s)
         while lead_s - passes_s > FINE_S and self.replays < MOST_REPLAYS:
             middle_s = (lead_s + passes_s) / 2
             if self.fails(middle_s):
@@ -110,7 +116,11 @@ class _Search:
         return lead_s
 
     def fails(self, lead_s: float) -> bool:
-        """Whether the part with so many seconds differs as the whole does."""
+        """Whether the part with so many seconds differs as the whole does.
+
+        Raises:
+            PerceptionError: not even the longest part can be replayed.
+        """
         self.replays += 1
         self.progress(f"shrink {self.task.drive.name}", self.replays, MOST_REPLAYS)
         folder = self.out / "shrinking"
@@ -121,20 +131,20 @@ class _Search:
             found = comparison_of(outcome, Path(self.verdict.reference), self.level, match="stamp")
         except OSError as error:
             raise RecordingError(f"{error.filename or self.out}: {reason(error)}") from None
-        except PerceptionError:  # no frame in it
-            return False
+        except PerceptionError:
+            if lead_s >= self.most_s:  # this is how the whole was replayed
+                raise
+            return False  # no frame in it; what is wrong with every part is wrong with the longest too
         finally:
             shutil.rmtree(folder, ignore_errors=True)
         return any((f.kind, f.subject) == (self.target.kind, self.target.subject) for f in found.findings)
 
     def part(self, lead_s: float, folder: Path) -> Drive:
         """The part of the drive with so many seconds: cut out of a recording, a span of anything else."""
-        self.begin_s = begin_s = max(0.0, self.end_s - lead_s)
+        self.begin_s = begin_s = max(self.least_s, self.end_s - lead_s)
         if self.recording is None:
-            mark = "&" if "?" in self.task.drive.path else "?"
-            span = f"{mark}from={begin_s:.6f}&to={self.end_s:.6f}"
-            name = f"shrunk-{self.task.drive.name}"
-            return Drive(self.task.drive.path + span, name, self.task.drive.shown + span)
+            path, shown = (_within(text, begin_s, self.end_s) for text in (self.task.drive.path, self.task.drive.shown))
+            return Drive(path, f"shrunk-{self.task.drive.name}", shown)
         path = folder / f"shrunk-{self.task.drive.name}{SUFFIX}"
         window = Window(begin_s, self.end_s, exact=self.task.mode == "exact")
         self.begin_s -= cut_recording(self.recording, window, path, force=True).cut.lead_in_ns / 1e9
@@ -152,6 +162,13 @@ class _Search:
             f"{self.task.drive.shown}: no frame of its own differs at level {self.level}: nothing to shrink to; "
             "perception compare shows what differs"
         )
+
+
+def _within(text: str, begin_s: float, end_s: float) -> str:
+    """A drive's path with this span instead of its own."""
+    path, _, options = text.partition("?")
+    kept = [option for option in options.split("&") if option and option.partition("=")[0] not in ("from", "to")]
+    return f"{path}?{'&'.join([*kept, f'from={begin_s:.6f}', f'to={end_s:.6f}'])}"
 
 
 def _write_reference(search: _Search, part: Drive, references: Path) -> None:
