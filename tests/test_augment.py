@@ -94,6 +94,18 @@ def test_things_of_both_samples_stay_apart_and_unknown_ones_unknown(seed):
     assert not ids[0] & ids[1]
 
 
+@pytest.mark.parametrize(("under", "over"), [(65000, 537), (40000, 25535), (65534, 65534)])
+def test_large_instance_numbers_stay_apart_too(under, over):
+    labels = np.array([[0, 0, 0, 0]], np.uint8)
+    image = np.zeros((1, 4, 3), np.uint8)
+    below = Sample(image, labels, np.array([[1, under, UNKNOWN, 0]], np.uint16))
+    above = Sample(image, np.array([[IGNORE, IGNORE, IGNORE, 1]], np.uint8), np.full((1, 4), over, np.uint16))
+    out = class_mixed(below, above, np.random.default_rng(0)).instances[0].tolist()
+    assert len(set(out)) == 4
+    assert out[2] == UNKNOWN
+    assert 0 not in out
+
+
 def test_a_sample_without_labels_lays_nothing_over_another():
     full = patchwork(0)
     empty = full._replace(labels=np.full_like(full.labels, IGNORE), instances=np.zeros_like(full.instances))

@@ -20,7 +20,9 @@ from perception.evaluation.clips import clips_of, open_clips
 from perception.evaluation.command_clips import ClipWishes, evaluate_clips
 from perception.evaluation.predict import Predictor, node_predictor
 from perception.evaluation.predict_clips import Stepping, step_clips
-from perception.evaluation.stored import About, read_prediction, write_about, write_tracks
+from perception.evaluation.score_clips import ClipScores, score_clips
+from perception.evaluation.stored import About, read_prediction, write_about, write_picture, write_tracks
+from perception.evaluation.truth import names_in
 from perception.types import (
     VOID,
     Features,
@@ -241,6 +243,29 @@ def test_frames_follow_in_clips_by_folder_and_number():
         "b": ("b/001", "b/002"),
     }
     assert clips_of(("x_1", "x_2")) == {"x_1": ("x_1", "x_2")}
+
+
+def test_numbers_without_leading_zeros_are_one_clip(tmp_path):
+    """Its one thing changes its id between frames 9 and 10 of 12."""
+    square = np.zeros((32, 32), np.uint8)
+    square[8:20, 8:20] = 1
+    for k in range(1, 13):
+        for kind in ("images", "labels", "instances"):
+            write_picture(tmp_path / kind / "v" / f"{k}.png", square)
+        write_tracks(tmp_path / "kept", f"v/{k}", square, square.astype(np.uint16), [track(5 + (k > 9), 1)], (32, 32))
+    classes = scored_classes(("road", "car"), ("car",))
+    clips = open_clips(tmp_path, classes, None)
+    assert clips.clips == {"v": tuple(f"v/{k}" for k in range(1, 13))}
+    scores = ClipScores(classes, clips, given=False)
+    score_clips(tmp_path / "kept", clips, scores, lambda *_: None)
+    assert scores.tracking
+    assert (scores.tracking.clear.switches, scores.tracking.identity.f1()) == (1, 0.75)
+
+
+def test_frames_of_folders_with_like_numbers_stay_together(tmp_path):
+    for name in ("v1/2", "v01/1", "v1/10", "v01/3", "v-1/2", "10/a", "9/a"):
+        write_picture(tmp_path / f"{name}.png", np.zeros((2, 2), np.uint8))
+    assert names_in(tmp_path, {".png"}) == ("9/a", "10/a", "v01/1", "v01/3", "v1/2", "v1/10", "v-1/2")
 
 
 def test_the_truth_says_what_is_hidden_where_it_is_known(clips):

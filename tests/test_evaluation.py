@@ -22,7 +22,7 @@ from perception.evaluation.extra import load_extra
 from perception.evaluation.outputs import require_writable
 from perception.evaluation.predict import node_predictor
 from perception.evaluation.segments import OTHER
-from perception.evaluation.stored import About, read_prediction, write_about, write_prediction
+from perception.evaluation.stored import About, read_prediction, write_about, write_picture, write_prediction
 from perception.evaluation.truth import LabelFolder
 from perception.types import Panoptic, Segment
 from tests.fakes import tiny_model
@@ -335,6 +335,28 @@ def test_segments_that_contradict_their_map_are_refused(say, data, model, tmp_pa
     assert "frame_001.json" in refused(say(data, "--predictions", tmp_path / "kept"))
 
 
+def stored_twice(root: Path, *segments: dict) -> Path:
+    """A stored frame x of two instances, 1 and 2."""
+    write_picture(root / "labels" / "x.png", np.ones((4, 4), np.uint8))
+    write_picture(root / "instances" / "x.png", np.array([[1] * 4, [2] * 4] * 2, np.uint16))
+    (root / "segments").mkdir()
+    (root / "segments" / "x.json").write_text(json.dumps([{"class_id": 1, "score": 1, **s} for s in segments]))
+    return root
+
+
+def test_a_track_stands_once_in_a_stored_frame(tmp_path):
+    track = {"track_id": 5, "state": "confirmed", "observed": True, "quality": 1}
+    stored_twice(tmp_path, {"id": 1, "track": track}, {"id": 2, "track": track})
+    with pytest.raises(ConfigError, match=r"segments/x\.json: track_id 5 is listed twice; predict again"):
+        read_prediction(tmp_path, "x", 2)
+
+
+def test_a_segment_stands_once_in_a_stored_picture(tmp_path):
+    stored_twice(tmp_path, {"id": 1}, {"id": 2}, {"id": 2})
+    with pytest.raises(ConfigError, match=r"segments/x\.json: id 2 is listed twice; predict again"):
+        read_prediction(tmp_path, "x", 2)
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
@@ -363,7 +385,8 @@ def mots(root: Path, *labels: dict) -> Path:
     for label in labels:
         rle = mask_api.encode(np.asfortranarray(label.pop("mask"), np.uint8))
         label["rle"] = {"counts": rle["counts"].decode(), "size": rle["size"]}
-    frames = [{"name": "v-1.jpg", "videoName": "v", "frameIndex": 0, "labels": list(labels)}]
+    listed = [{"id": str(k), **label} for k, label in enumerate(labels)]
+    frames = [{"name": "v-1.jpg", "videoName": "v", "frameIndex": 0, "labels": listed}]
     (root / "labels").mkdir(parents=True)
     (root / "labels" / "v.json").write_text(json.dumps(frames))
     return root
@@ -407,6 +430,24 @@ def test_mots_labels_of_another_form_are_refused(tmp_path):
     (tmp_path / "labels" / "v.json").write_text('{"images": []}')
     with pytest.raises(ConfigError, match=r"v\.json: not Scalabel frames"):
         MotsFolder(tmp_path, scored_classes(("road", "car"), {"car"}))
+
+
+@pytest.mark.parametrize(("given", "says"), [({"id": ""}, "length >= 1"), ({}, "missing required field `id`")])
+def test_a_mots_label_without_an_id_is_refused(tmp_path, given, says):
+    root = mots(tmp_path / "mots", {"category": "car", "mask": mask(0), **given})
+    if not given:
+        path = root / "labels" / "v.json"
+        path.write_text(path.read_text().replace('"id": "0", ', ""))
+    with pytest.raises(ConfigError, match=rf"v\.json: not Scalabel frames: .*{says}.*labels"):
+        MotsFolder(root, scored_classes(("road", "car"), {"car"}))
+
+
+def test_mots_frames_are_in_the_order_of_their_numbers(tmp_path):
+    root = mots(tmp_path / "mots", {"category": "car", "mask": mask(0)})
+    path = root / "labels" / "v.json"
+    (frame,) = json.loads(path.read_text())
+    path.write_text(json.dumps([frame | {"name": f"v-{k}.jpg"} for k in (10, 9, 11)]))
+    assert MotsFolder(root, scored_classes(("road", "car"), {"car"})).names == ("v/v-9", "v/v-10", "v/v-11")
 
 
 @pytest.mark.skipif(not MOTS.is_dir(), reason="the BDD100K MOTS sample is not here")

@@ -3,6 +3,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from perception.images import load_image  # noqa: E402
 from perception.models.card import find  # noqa: E402
 from perception.models.lowering.quantised import stays_float  # noqa: E402
 from perception.models.panoptic import PanopticModel  # noqa: E402
+from perception.protocols import Engine  # noqa: E402
 from perception.training.checkpoint import AVERAGED, About, load_network, save_checkpoint  # noqa: E402
 from perception.training.export import ExportSettings, Report, export, in_pytorch, wrapped, write_graph  # noqa: E402
 from perception.training.networks import NetworkConfig, build_network  # noqa: E402
@@ -26,6 +28,8 @@ from perception.training.parity import (  # noqa: E402
     FEATURES,
     Agreement,
     Loss,
+    Outputs,
+    compare,
     require_equal,
     require_little_loss,
 )
@@ -237,6 +241,32 @@ def test_a_float_graph_that_says_something_else_is_refused(change):
     require_equal([agreement(**change, engine="openvino-bf16")])
     with pytest.raises(ModelError, match="openvino-f32"):
         require_equal([agreement(), agreement(**change)])
+
+
+class NanLater:
+    """An engine that says what is wanted of the first frame, and then no numbers in one output."""
+
+    name = "onnxruntime"
+
+    def __init__(self, wanted: Outputs, spoilt: str) -> None:
+        self._wanted, self._spoilt, self._calls = wanted, spoilt, 0
+
+    def __call__(self, inputs: Outputs) -> Outputs:
+        self._calls += 1
+        return self._wanted | ({self._spoilt: self._wanted[self._spoilt] * np.nan} if self._calls > 1 else {})
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("spoilt", ["centre", "offset", "keys"])
+def test_an_output_that_is_no_number_in_a_later_frame_is_refused(spoilt):
+    wanted = {"labels": np.zeros((1, 8, 8), np.uint8), "centre": np.ones((1, 1, 2, 2), np.float32)}
+    wanted |= {"offset": np.ones((1, 2, 2, 2), np.float32), "keys": np.ones((1, 4, 2, 2), np.float32)}
+    frames = [np.zeros((8, 8, 3), np.uint8)] * 3
+    found = compare([wanted] * 3, cast(Engine, NanLater(wanted, spoilt)), "float", frames, 2)
+    with pytest.raises(ModelError, match="nan"):
+        require_equal([found])
 
 
 def test_a_loss_of_one_class_is_refused_though_the_mean_is_good():

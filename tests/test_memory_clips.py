@@ -110,6 +110,13 @@ def test_a_crowd_is_no_object():
     assert_same(clip, numbers)
 
 
+def test_large_instance_numbers_are_ids_as_small_ones_are():
+    sample = picture()
+    large = np.where(np.isin(sample.instances, (1, 2, 3)), sample.instances + np.uint16(64535), sample.instances)
+    a, b = (pasted_clip(s, (), 2, SLOTS, np.random.default_rng(0)) for s in (sample, sample._replace(instances=large)))
+    assert_same(a, b)
+
+
 def test_cutouts_are_whole_things():
     sample = picture()
     sample.instances[:60, :20] = 9  # cut by the border

@@ -235,5 +235,11 @@ def test_frames_without_numbers_follow_in_order():
     assert follows(["one", "three", "two"]) == [False, True, True]
 
 
+def test_frames_follow_only_forwards():
+    assert follows(["a/10", "a/9", "a/8"]) == [False] * 3
+    assert follows(["a/9", "a/10", "a/10"]) == [False, True, False]
+    assert follows(["a/frame", "a/frame1", "a/frame2"]) == [False, False, True]
+
+
 def test_a_single_frame_follows_nothing():
     assert follows(["only"]) == [False]

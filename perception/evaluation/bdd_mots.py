@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from perception.errors import ConfigError
 from perception.evaluation.classes import ScoredClasses
 from perception.evaluation.extra import load_extra
+from perception.evaluation.names import natural_key
 from perception.evaluation.segments import OTHER, SegmentMap
 from perception.evaluation.truth import Truth
 
@@ -27,7 +28,7 @@ class Rle(msgspec.Struct):
 
 class Label(msgspec.Struct):
     category: str
-    id: str = ""  # the same thing's is the same in all frames of its video
+    id: Annotated[str, msgspec.Meta(min_length=1)]  # the same thing's is the same in all frames of its video
     rle: Rle | None = None
     attributes: dict[str, Any] | None = None
 
@@ -60,8 +61,8 @@ class MotsFolder:
             except msgspec.MsgspecError as error:
                 raise ConfigError(f"{path}: not Scalabel frames: {error}") from None
             self._frames |= {f"{f.videoName}/{Path(f.name).stem}": f for f in frames}
-        self.names = tuple(sorted(self._frames))
-        known = {(f.videoName, label.id) for f in self._frames.values() for label in f.labels or [] if label.id}
+        self.names = tuple(sorted(self._frames, key=natural_key))
+        known = {(f.videoName, label.id) for f in self._frames.values() for label in f.labels or []}
         self._track_of = {key: k for k, key in enumerate(sorted(known), 1)}
         sizes = (label.rle.size for f in self._frames.values() for label in f.labels or [] if label.rle)
         first = next(sizes, None)
@@ -91,7 +92,7 @@ class MotsFolder:
             ids[mask] = 0 if class_id is None else len(listed) + 1
             if class_id is not None:
                 crowd = bool((label.attributes or {}).get("crowd"))
-                listed.append((class_id, crowd, 0 if crowd else self._track_of.get((frame.videoName, label.id), 0)))
+                listed.append((class_id, crowd, 0 if crowd else self._track_of[frame.videoName, label.id]))
         return Truth(None, _visible(ids, listed))
 
 

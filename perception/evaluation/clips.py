@@ -79,7 +79,7 @@ def open_clips(data: Path, classes: ScoredClasses, fps: float | None) -> ClipSet
 
 
 def clips_of(names: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
-    """Runs of consecutive frames among sorted names, each called by its folder, or by its first frame.
+    """Runs of consecutive frames among names in natural order, each called by its folder, or by its first frame.
 
     A folder with gaps holds several clips: the first has the folder's name.
     """

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perception.errors import ConfigError
+from perception.evaluation.picture_headers import require_depth, require_upright
 from perception.evaluation.segments import OTHER, SegmentMap
 from perception.evaluation.truth import Truth, names_in
 from perception.images import SUFFIXES
@@ -42,17 +43,20 @@ class DavisFolder:
         picture = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
         if picture is None or picture.dtype != np.uint8 or picture.ndim not in (2, 3):
             raise ConfigError(f"{path}: can't be read as a picture of 8 bits")
+        require_depth(path, (1, 8))  # one object of 1 bit is 255, as in DAVIS 2016
         return Truth(None, _segments(*_objects(picture.astype(np.uint8, copy=False))))
 
 
 def davis_pictures(root: Path, truth: DavisFolder) -> dict[str, Path]:
-    """The picture of each annotation; others are left out. Raises ConfigError where one is missing."""
+    """The picture of each annotation; others are left out. Raises ConfigError where one is missing or stored turned."""
     folder = root / "JPEGImages"
     found = (p for p in sorted(folder.rglob("*")) if p.suffix.lower() in SUFFIXES)
     pictures = {str(p.relative_to(folder).with_suffix("")): p for p in found}
     missing = [name for name in truth.names if name not in pictures]
     if missing:
         raise ConfigError(f"{folder}: no picture for the annotation {missing[0]!r} ({len(missing)} are missing)")
+    for name in truth.names:
+        require_upright(pictures[name])
     return {name: pictures[name] for name in truth.names}
 
 

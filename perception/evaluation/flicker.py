@@ -50,16 +50,17 @@ class Flicker:
 def follows(names: Sequence[str]) -> list[bool]:
     """For each name, in order, whether it is the next frame after the one before it.
 
-    Frames of one clip differ in the number that ends their names, by the same step: the commonest of all names. After
-    a change of what stands before the number, and after a gap, a clip begins anew. Names without numbers all follow.
+    Frames of one clip differ in the number that ends their names, by the same step forwards: the commonest of all.
+    After a change of what stands before the number, and after a gap, a clip begins anew. Names without numbers all
+    follow.
     """
     parts = [re.fullmatch(r"(.*?)(\d*)", name) for name in names]
     keys = [(m[1], int(m[2]) if m[2] else None) for m in parts if m]
     steps: list[int | None] = [None]
     for (clip, number), (next_clip, next_number) in itertools.pairwise(keys):
-        if clip == next_clip or (number is None and next_number is None):
-            steps.append(0 if number is None or next_number is None else next_number - number)
+        if number is None or next_number is None:
+            steps.append(0 if number is next_number else None)
         else:
-            steps.append(None)
+            steps.append(next_number - number if clip == next_clip and next_number > number else None)
     usual = Counter(s for s in steps if s is not None).most_common(1)
     return [s is not None and s == usual[0][0] for s in steps]

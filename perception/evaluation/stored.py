@@ -8,7 +8,8 @@ predicted, and the class names.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, TypeVar
@@ -18,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perception.errors import ConfigError
+from perception.evaluation.picture_headers import require_depth
 from perception.opencv import cv2
 from perception.types import VOID, Panoptic, Track, TrackState
 
@@ -123,7 +125,8 @@ def read_prediction(folder: Path, name: str, classes: int) -> StoredPrediction:
     """What `write_prediction` stored.
 
     Raises:
-        ConfigError: a file is missing or damaged, or the three contradict each other or the number of classes.
+        ConfigError: a file is missing or damaged, the three contradict each other or the number of classes, or a
+            segment or a track is listed twice.
     """
     labels = read_plane(folder / "labels" / f"{name}.png", np.uint8)
     instances = read_plane(folder / "instances" / f"{name}.png", np.uint16)
@@ -131,6 +134,8 @@ def read_prediction(folder: Path, name: str, classes: int) -> StoredPrediction:
         raise ConfigError(f"{folder / 'instances' / name}.png: {_size(instances)}, its labels are {_size(labels)}")
     path = folder / "segments" / f"{name}.json"
     listed = _decode(path, list[StoredSegment])
+    _require_once(path, "id", (s.id for s in listed))
+    _require_once(path, "track_id", (s.track.track_id for s in listed if s.track))
     segments = {s.id: (s.class_id, s.score) for s in listed}
     odd = set(np.unique(instances).tolist()) - {0} - set(segments)
     if odd:
@@ -140,6 +145,13 @@ def read_prediction(folder: Path, name: str, classes: int) -> StoredPrediction:
     if outside:
         raise ConfigError(f"{path}: class_id {outside[0]} is not one of 0..{classes - 1}")
     return StoredPrediction(labels, instances, segments, tracks)
+
+
+def _require_once(path: Path, key: str, values: Iterable[int]) -> None:
+    """Raises ConfigError where a value occurs twice: a metric would count the same segment or track again."""
+    for value, times in Counter(values).items():
+        if times > 1:
+            raise ConfigError(f"{path}: {key} {value} is listed twice; predict again")
 
 
 def write_about(folder: Path, about: About) -> None:
@@ -165,6 +177,7 @@ def read_plane(path: Path, *dtypes: type[np.generic]) -> NDArray:
         channels = 1 if plane.ndim == 2 else plane.shape[2]
         wanted = " or ".join(np.dtype(d).name for d in dtypes)
         raise ConfigError(f"{path}: {channels} channels of {plane.dtype}; it must be one channel of {wanted}")
+    require_depth(path)
     return plane
 
 

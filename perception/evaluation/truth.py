@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 from perception.errors import ConfigError
 from perception.evaluation.classes import ScoredClasses
+from perception.evaluation.names import natural_key
+from perception.evaluation.picture_headers import require_upright
 from perception.evaluation.segmentation import IGNORE
 from perception.evaluation.segments import SegmentMap, true_segments
 from perception.evaluation.stored import read_plane, require_size
@@ -75,16 +77,16 @@ class LabelFolder:
 
 
 def names_in(folder: Path, suffixes: Collection[str]) -> tuple[str, ...]:
-    """Files of these kinds in a folder and below it, without their suffix, sorted."""
+    """Files of these kinds in a folder and below it, without their suffix, numbers in the order of their values."""
     found = (p.relative_to(folder) for p in folder.rglob("*") if p.suffix.lower() in suffixes)
-    return tuple(sorted(str(p.with_suffix("")) for p in found))
+    return tuple(sorted((str(p.with_suffix("")) for p in found), key=natural_key))
 
 
 def pictures_of(root: Path, truth: TruthSet) -> dict[str, Path]:
     """Each labelled picture by name.
 
     Raises:
-        ConfigError: there are no pictures, one has no truth, or a truth has no picture.
+        ConfigError: there are no pictures, one has no truth or is stored turned, or a truth has no picture.
     """
     folder = root / "images"
     found = (p for p in sorted(folder.rglob("*")) if p.suffix.lower() in SUFFIXES)
@@ -98,4 +100,6 @@ def pictures_of(root: Path, truth: TruthSet) -> dict[str, Path]:
     missing = sorted(set(truth.names) - set(pictures))
     if missing:
         raise ConfigError(f"{folder}: no picture for the truth of {missing[0]!r} ({len(missing)} are missing)")
+    for path in pictures.values():
+        require_upright(path)
     return pictures

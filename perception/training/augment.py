@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from perception.opencv import cv2
 from perception.training.config import AugmentConfig
 from perception.training.datasets import Sample
+from perception.training.instances import renumbered
 from perception.training.label_set import IGNORE
 from perception.training.looks import night, rain
 from perception.training.targets import UNKNOWN
@@ -73,19 +74,18 @@ def class_mixed(under: Sample, over: Sample, rng: np.random.Generator) -> Sample
     """`under` with what `over` shows of half of its labels laid over it (ClassMix, Olsson et al. 2021, on true labels).
 
     Both of one size. Things then stand where they never stood, so that the network can't learn a place by heart.
-    Instances of `over` get new numbers; one of `under` that is partly covered keeps its own.
+    Instances of both get new numbers; one of `under` that is partly covered stays one.
     """
     present = np.setdiff1d(over.labels, [IGNORE])
     if not len(present):
         return under
     taken = np.isin(over.labels, rng.permutation(present)[: (len(present) + 1) // 2])
-    known = under.instances[under.instances != UNKNOWN]
-    is_numbered = (over.instances > 0) & (over.instances != UNKNOWN)
-    renumbered = np.where(is_numbered, over.instances + int(known.max(initial=0)), over.instances)
+    below = renumbered(under.instances)
+    above = renumbered(over.instances, 1 + int(below[below != UNKNOWN].max(initial=0)))
     return Sample(
         np.where(taken[..., None], over.image, under.image),
         np.where(taken, over.labels, under.labels),
-        np.where(taken, renumbered, under.instances).astype(np.uint16),
+        np.where(taken, above, below),
     )
 
 

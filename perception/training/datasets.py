@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perception.errors import ConfigError, SourceError, reason
+from perception.evaluation.picture_headers import require_depth, require_upright
 from perception.images import SUFFIXES, load_image
 from perception.opencv import cv2
 from perception.training.config import CLASSES, DataConfig, ValidationConfig
@@ -57,13 +58,15 @@ class Dataset:
         """Decode and check the i-th sample.
 
         Raises:
-            ConfigError: a file can't be read, sizes differ, or a label value is not in the label set.
+            ConfigError: a file can't be read, the picture is stored turned, sizes differ, or a label value is not in
+                the label set.
         """
         files = self.files[i]
         try:
             image = load_image(files.image)
         except SourceError as error:
             raise ConfigError(str(error)) from None
+        require_upright(files.image)
         labels = _read_map(files.labels, np.uint8, image.shape[:2])
         wrong = unlisted(self.table, labels)
         if wrong is not None:
@@ -97,6 +100,7 @@ def _read_map(path: Path, dtype: type[np.generic], shape: tuple[int, ...]) -> ND
     if found.ndim != 2 or not np.can_cast(found.dtype, dtype):
         channels = 1 if found.ndim == 2 else found.shape[2]
         raise ConfigError(f"{path}: {channels} channels of {found.dtype}; write one channel of {np.dtype(dtype)}")
+    require_depth(path)
     if found.shape != shape:
         size, wanted = (f"{s[1]}x{s[0]}" for s in (found.shape, shape))
         raise ConfigError(f"{path}: {size} pixels, its picture has {wanted}; make them equal")

@@ -22,6 +22,18 @@ def without_instances(is_thing: NDArray[np.bool_]) -> NDArray[np.uint16]:
     return np.where(is_thing, UNKNOWN, 0).astype(np.uint16)
 
 
+def renumbered(instances: NDArray[np.uint16], first: int = 1) -> NDArray[np.uint16]:
+    """(h, w) the same things with numbers `first`, `first` + 1, ... in their order; 0 and UNKNOWN stay.
+
+    Numbers of a data set may be anywhere up to 65534, where adding to them wraps around.
+    """
+    occurs = np.bincount(instances.ravel(), minlength=UNKNOWN + 1) > 0
+    occurs[[0, UNKNOWN]] = False
+    table = np.where(occurs, np.cumsum(occurs) + (first - 1), 0)
+    table[UNKNOWN] = UNKNOWN
+    return table.astype(np.uint16)[instances]
+
+
 def clean_components(
     codes: NDArray[np.uint8], is_thing: NDArray[np.bool_], classes: Sequence[str]
 ) -> NDArray[np.uint16]:

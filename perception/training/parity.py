@@ -129,7 +129,8 @@ def compare(
         for name, found in cosines.items():
             found.append(_cosine(outputs[name], given[name]))
     iou = tuple(confusion.iou().tolist())
-    most_heat, most_offset = (max(values) if values else None for values in (heat, offset))
+    # np.max, as max() passes over a NaN behind a number
+    most_heat, most_offset = (float(np.max(values)) if values else None for values in (heat, offset))
     means = {name: float(np.mean(found)) for name, found in cosines.items()}
     return Agreement(graph, engine.name, confusion.pixel_accuracy(), iou, most_heat, most_offset, means)
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from perception.opencv import cv2
 from perception.training.datasets import Dataset, Sample
+from perception.training.instances import renumbered
 from perception.training.propagator.clip import SIZE, Clip, largest_first, small_ids
 from perception.training.targets import UNKNOWN
 
@@ -98,11 +99,10 @@ def pasted_clip(sample: Sample, cutouts: Sequence[Cutout], frames: int, slots: i
     """
     camera = random_motion(frames, (SIZE[0] / 2, SIZE[1] / 2), 3.0, 0.012, 0.25, rng)
     things = _things(sample.image, cutouts, frames, rng)
-    numbers = np.where(sample.instances == UNKNOWN, 0, sample.instances.astype(np.uint16) + _BACKGROUND)
-    numbers[sample.instances == 0] = 0
+    numbers = np.where(sample.instances == UNKNOWN, np.uint16(0), renumbered(sample.instances, _BACKGROUND + 1))
     images, maps = [], []
     for t in range(frames):
-        image, ids = _moved(sample.image, numbers.astype(np.uint16), camera, t)
+        image, ids = _moved(sample.image, numbers, camera, t)
         for k, (cutout, motion, is_followed) in enumerate(things, 1):
             _paste(image, ids, cutout, motion, t, k if is_followed else 0)
         images.append(_exposed(image, rng))
