@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perception.errors import SourceError
+from perception.jpeg import frame_size
 from perception.opencv import MAX_PIXELS, cv2
 
 Image = NDArray[np.uint8]
@@ -18,8 +19,6 @@ SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
 """File names that count as pictures, in lower case."""
 
 _MAX_BYTES = 256 * 2**20
-_JPEG_NO_LENGTH = frozenset({0x01, *range(0xD0, 0xD9)})
-_JPEG_FRAME = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
 
 
 def image_size(data: bytes) -> tuple[int, int] | None:
@@ -28,7 +27,7 @@ def image_size(data: bytes) -> tuple[int, int] | None:
         if data[:8] == b"\x89PNG\r\n\x1a\n" and data[12:16] == b"IHDR":
             return struct.unpack_from(">II", data, 16)
         if data[:2] == b"\xff\xd8":
-            return _jpeg_size(data)
+            return frame_size(data)
         if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
             return _webp_size(data)
         if data[:2] == b"BM":
@@ -66,22 +65,6 @@ def load_image(path: Path) -> Image:
     except OSError as error:
         raise SourceError(f"{path}: {error.strerror}: give a readable picture") from None
     return decode_image(data, str(path))
-
-
-def _jpeg_size(data: bytes) -> tuple[int, int] | None:
-    at = 2
-    while data[at] == 0xFF:
-        marker = data[at + 1]
-        if marker == 0xFF:  # fill byte
-            at += 1
-        elif marker in _JPEG_NO_LENGTH:
-            at += 2
-        elif marker in _JPEG_FRAME:
-            height, width = struct.unpack_from(">HH", data, at + 5)
-            return width, height
-        else:
-            at += 2 + max(2, struct.unpack_from(">H", data, at + 2)[0])
-    return None
 
 
 def _webp_size(data: bytes) -> tuple[int, int] | None:

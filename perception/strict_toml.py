@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 import tomllib
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Literal, TypeGuard, TypeVar, get_args, get_origin
 
@@ -61,7 +62,7 @@ def _explain(message: str, tables: object, schema: type) -> str:
     keys = path.lstrip(".")
     if unknown := re.search(r"(?s)^Object contains unknown field `(.*?)`", message):
         name = f"{keys}.{unknown[1]}" if keys else unknown[1]
-        return f"unknown key {name!r}{_likely(unknown[1], _field_names(schema))}"
+        return f"unknown key {name!r}{likely(unknown[1], _field_names(schema))}"
     parts, values = _place(schema, tables, path)
     if is_key:
         values = [key for value in values if isinstance(value, dict) for key in value]
@@ -75,7 +76,7 @@ def _value_in_words(text: str, parts: list[object], values: list[object]) -> str
         choices = [choice for part in parts if get_origin(part) is Literal for choice in get_args(part)]
         for wrong in (value for value in values if value not in choices):
             known = [str(choice) for choice in choices]
-            return f"{wrong!r} is not one of {', '.join(known)}{_likely(str(wrong), known)}"
+            return f"{wrong!r} is not one of {', '.join(known)}{likely(str(wrong), known)}"
     metas = (meta for part in parts for meta in getattr(part, "__metadata__", ()) if isinstance(meta, msgspec.Meta))
     for meta in metas:
         if not meta.pattern or not text.endswith(f"matching regex {meta.pattern!r}"):
@@ -85,7 +86,8 @@ def _value_in_words(text: str, parts: list[object], values: list[object]) -> str
     return text
 
 
-def _likely(wrong: str, known: list[str]) -> str:
+def likely(wrong: str, known: Collection[str]) -> str:
+    """The end of a message about a word that is none of those known: the one that was probably meant."""
     near = difflib.get_close_matches(wrong, known, 1)
     return f"; did you mean {near[0]!r}?" if near else ""
 

@@ -8,6 +8,7 @@ import pytest
 
 from perception.config import Launch, ModelConfig, PublishConfig, SourceConfig
 from tests.fakes import tiny_model
+from tests.gpu_fakes import FakeCuda
 
 
 @pytest.fixture(autouse=True)
@@ -15,6 +16,16 @@ def state_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What nodes leave for the next process lies in the test's own folder."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state-home"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache-home"))
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
+    """What stands in for CUDA's runtime."""
+    from perception.engines import cuda
+
+    fake = FakeCuda()
+    monkeypatch.setattr(cuda, "cudart", fake)
+    return fake
 
 
 @pytest.fixture

@@ -22,7 +22,6 @@ from tests.gpu_fakes import FakeCuda, FakeLog, FakePlan, FakeTrt
 
 pytest.importorskip("cuda.bindings", reason="cuda-bindings is not installed; pip install 'perception-node[dev]'")
 
-from perception.engines import cuda
 from perception.engines.tensorrt_engine import TensorRtEngine
 
 
@@ -53,13 +52,6 @@ def settings(tmp_path, monkeypatch) -> Settings:
     few = Settings(tmp_path, camera=(640, 352), precisions=("fp32", "bf16"), compared=2, timed=1, soaked=1)
     few.say = lambda text: None
     return few
-
-
-@pytest.fixture
-def gpu(monkeypatch) -> FakeCuda:
-    fake = FakeCuda()
-    monkeypatch.setattr(cuda, "cudart", fake)
-    return fake
 
 
 def on_disk(folder: Path) -> dict:

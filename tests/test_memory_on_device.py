@@ -23,13 +23,6 @@ from perception.engines.device_tensor import DeviceTensor
 from perception.engines.tensorrt_engine import TensorRtEngine
 
 
-@pytest.fixture
-def gpu(monkeypatch) -> FakeCuda:
-    fake = FakeCuda()
-    monkeypatch.setattr(cuda, "cudart", fake)
-    return fake
-
-
 def host() -> MemoryCarrier:
     return MemoryCarrier(open_engine(GRAPH, "onnxruntime"))
 

@@ -22,7 +22,6 @@ from tests.gpu_fakes import FakeCuda, FakeLog, FakePlan, FakeTrt
 
 pytest.importorskip("cuda.bindings", reason="cuda-bindings is not installed; pip install 'perception-node[dev]'")
 
-from perception.engines import cuda
 from perception.engines.device_tensor import DeviceTensor
 from perception.engines.tensorrt_engine import TensorRtEngine
 from perception.propagation.memory import MemoryCarrier
@@ -45,13 +44,6 @@ def folder(tmp_path_factory) -> Path:
     (out / NETWORK).write_bytes(lower(files, CAMERA).SerializeToString())
     (out / PROPAGATOR).write_bytes(lower_propagator(files).SerializeToString())
     return out
-
-
-@pytest.fixture
-def gpu(monkeypatch) -> FakeCuda:
-    fake = FakeCuda()
-    monkeypatch.setattr(cuda, "cudart", fake)
-    return fake
 
 
 def opened(folder: Path, gpu: FakeCuda, *parts: str) -> Opened:

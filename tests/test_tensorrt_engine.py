@@ -22,13 +22,6 @@ from perception.engines.tensorrt import TensorRtCompiler
 from perception.engines.tensorrt_engine import TensorRtEngine
 
 
-@pytest.fixture
-def gpu(monkeypatch) -> FakeCuda:
-    fake = FakeCuda()
-    monkeypatch.setattr(cuda, "cudart", fake)
-    return fake
-
-
 def counter(folder: Path) -> Path:
     """next_sum = memory_sum + x, and twice that: a graph with a state."""
     values = {n: helper.make_tensor_value_info(n, TensorProto.FLOAT, [2, 3]) for n in ("x", "memory_sum")}

@@ -110,10 +110,7 @@ def redact(
     """
     from perception.conversion.redaction import redact
     from perception.conversion.regions import RegionWishes
-    from perception.drives.ending import warn_unclosed
-    from perception.drives.recording import open_recording
 
-    warn_unclosed(open_recording(path))
     wishes = RegionWishes(tuple(classes or ()), whole, hold, cells)
     with _bar() as progress:
         done = redact(path, out, wishes, also=also, tracks=tracks, force=force, progress=progress)

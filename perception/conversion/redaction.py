@@ -26,6 +26,7 @@ from perception.conversion.writing import KINDS, written_recording
 from perception.drives import layout
 from perception.drives.block import Block
 from perception.drives.cut import CUT, Cut
+from perception.drives.ending import warn_unclosed
 from perception.drives.foxglove import Place, image_record
 from perception.drives.frames import image_of
 from perception.drives.layout import About, Record, from_metadata
@@ -80,6 +81,7 @@ def redact(
     opened = open_drive(drive)
     if not opened.has_images:
         raise RecordingError(f"{drive}: it holds no images, so there is nothing to cover")
+    warn_unclosed(opened.recording)
     seen = _opened_tracks(tracks, opened) if tracks else opened
     known = _classes_of(seen.about)
     classes = chosen_classes(wishes.classes, known)

@@ -12,7 +12,6 @@ from perception.config import Launch
 from perception.conversion.reading import open_drive
 from perception.conversion.recorded import RecordWishes, write_recording
 from perception.drives.ending import warn_unclosed
-from perception.drives.recording import open_recording
 from perception.errors import RecordingError
 from perception.replay.drive import is_recording
 from perception.replay.unit import Wishes, replay_drive
@@ -69,9 +68,9 @@ def shown(drive: str, wanted: Wanted, progress: Callable[[str, int, int], None])
     if wanted.end_s is not None and wanted.end_s <= wanted.begin_s:
         raise RecordingError(f"from {wanted.begin_s:g} to {wanted.end_s:g} s is empty: give an end after the begin")
     ours = is_recording(Path(drive))
-    has_masks = ours and bool(set(open_drive(Path(drive)).topics) - _NO_MASKS)
-    if ours and ((has_masks and not wanted.anew) or wanted.plain):
-        warn_unclosed(open_recording(Path(drive)))
+    opened = open_drive(Path(drive)) if ours else None
+    if opened and (wanted.plain or (set(opened.topics) - _NO_MASKS and not wanted.anew)):
+        warn_unclosed(opened.recording)
         yield Shown(Path(drive))
         return
     begin_s = max(0.0, wanted.begin_s - _BEFORE_S)

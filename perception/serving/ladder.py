@@ -147,7 +147,7 @@ class Ladder:
         return value
 
     def _look(self, standing: Standing, kind: str) -> None:
-        if standing.calls.total() >= SETTLED and not standing.has_settled and self.watcher:
+        if self.watcher and not standing.has_settled and standing.calls.total() >= SETTLED:
             standing.has_settled = True  # other calls count too: the hundredth may not have been a step
             self.watcher.settled(standing)
         usual = standing.usual_s(kind) if standing.calls[kind] % EVERY == 0 else None

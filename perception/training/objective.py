@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from functools import partial
 
@@ -11,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from perception.errors import ConfigError
+from perception.strict_toml import likely
 from perception.training.batches import Batch
 from perception.training.config import LossConfig, TeacherConfig
 from perception.training.label_set import IGNORE
@@ -30,9 +30,7 @@ class Objective:
     def __init__(self, config: LossConfig, meaning: Tensor, teacher: TeacherConfig | None = None) -> None:
         unknown = next((name for name in config.semantic if name not in LOSSES), None)
         if unknown is not None:
-            near = difflib.get_close_matches(unknown, LOSSES, 1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise ConfigError(f"loss.semantic: {unknown!r} is not one of {', '.join(LOSSES)}{hint}")
+            raise ConfigError(f"loss.semantic: {unknown!r} is not one of {', '.join(LOSSES)}{likely(unknown, LOSSES)}")
         self.config, self.meaning, self.teacher = config, meaning, teacher
 
     def __call__(self, prediction: Prediction, batch: Batch, taught: Tensor | None = None) -> dict[str, Tensor]:

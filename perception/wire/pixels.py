@@ -11,6 +11,7 @@ from enum import IntEnum
 from typing import TYPE_CHECKING, Any
 
 from perception.errors import WireError
+from perception.jpeg import frame_size
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,9 +25,6 @@ MAX_IMAGE = 64_000_000
 """Most pixels of an image that is decoded; more is taken for a decompression bomb."""
 ENCODINGS = ("raw", "zstd", "lz4")
 """Names of the encodings, by their number on the wire."""
-
-_JPEG_NO_LENGTH = frozenset({0x01, *range(0xD0, 0xD9)})
-_JPEG_FRAME = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
 
 _per_thread = threading.local()
 
@@ -125,16 +123,9 @@ def _expand_lz4(payload: bytes, size: int) -> bytes:
 
 def jpeg_size(data: bytes) -> tuple[int, int]:
     """Width and height that a JPEG tells in its frame header. Raises WireError where there is none."""
-    at = 2
-    while data[:2] == b"\xff\xd8" and at + 9 <= len(data) and data[at] == 0xFF:
-        marker = data[at + 1]
-        if marker in _JPEG_FRAME:
-            return int.from_bytes(data[at + 7 : at + 9], "big"), int.from_bytes(data[at + 5 : at + 7], "big")
-        if marker == 0xFF:  # fill byte
-            at += 1
-        else:
-            at += 2 if marker in _JPEG_NO_LENGTH else 2 + max(2, int.from_bytes(data[at + 2 : at + 4], "big"))
-    raise WireError("the image payload is not a JPEG")
+    if (told := frame_size(data)) is None:
+        raise WireError("the image payload is not a JPEG")
+    return told
 
 
 def decode_jpeg(data: bytes, width: int, height: int) -> NDArray[np.uint8]:
