@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,10 +17,12 @@ from perception.cli.export import export as export_command  # noqa: E402
 from perception.drives.rendered import CLASS_NAMES, write_training_frames  # noqa: E402
 from perception.engines import open_engine  # noqa: E402
 from perception.errors import ConfigError, ModelError  # noqa: E402
+from perception.evaluation.segmentation import Confusion  # noqa: E402
 from perception.images import load_image  # noqa: E402
 from perception.models.card import find  # noqa: E402
 from perception.models.lowering.quantised import stays_float  # noqa: E402
 from perception.models.panoptic import PanopticModel  # noqa: E402
+from perception.opencv import cv2  # noqa: E402
 from perception.protocols import Engine  # noqa: E402
 from perception.training.checkpoint import AVERAGED, About, load_network, save_checkpoint  # noqa: E402
 from perception.training.export import ExportSettings, Report, export, in_pytorch, wrapped, write_graph  # noqa: E402
@@ -278,6 +281,46 @@ def test_a_loss_of_one_class_is_refused_though_the_mean_is_good():
         require_little_loss("int8", [], [loss], 0.7, 3.0)
 
 
+def confused(truth: np.ndarray, predicted: np.ndarray) -> Confusion:
+    confusion = Confusion(4)
+    confusion.add(truth, predicted)
+    return confusion
+
+
+def test_classes_that_the_labels_lack_are_no_part_of_the_loss():
+    """One stray pixel of the fourth class would be a quarter of one of the means, and no part of the other."""
+    rng = np.random.default_rng(0)
+    truth = rng.integers(0, 3, (100, 100)).astype(np.uint8)
+    stray, worse = truth.copy(), truth.copy()
+    stray[0, 0] = 3
+    wrong = rng.random(truth.shape) < 0.012
+    worse[wrong] = (truth[wrong] + 1) % 3
+    names = ("a", "b", "c", "d")
+    bad = Loss.of("int8", "onnxruntime", names, confused(truth, stray), confused(truth, worse))
+    assert np.isnan(bad.before[3])
+    assert bad.loss == pytest.approx(np.mean(bad.points[:3]))
+    with pytest.raises(ModelError, match="points of mean IoU"):
+        require_little_loss("int8", [], [bad], 0.7, 3.0)
+    good = Loss.of("int8", "onnxruntime", names, confused(truth, truth), confused(truth, stray))
+    assert good.loss < 0.1
+    assert good.worst[0] != "d"
+    require_little_loss("int8", [], [good], 0.7, 3.0)
+
+
+def test_a_class_that_a_graph_finds_nowhere_is_lost_whole():
+    truth = np.repeat(np.arange(4, dtype=np.uint8), 25).reshape(10, 10)
+    lost = Loss.of("int8", "onnxruntime", ("a", "b", "c", "d"), confused(truth, truth), confused(truth, truth % 3))
+    assert lost.worst == ("d", 100.0)
+
+
+def test_labels_that_say_nothing_measure_no_loss(unet, pictures, tmp_path):
+    shutil.copytree(pictures, tmp_path / "void")
+    for path in (tmp_path / "void" / "labels").iterdir():
+        cv2.imwrite(str(path), np.full(SIZE[::-1], 255, np.uint8))
+    with pytest.raises(ConfigError, match=r"void has no labelled pixel"):
+        export(unet, tmp_path / "net.onnx", settings(pictures, labelled=tmp_path / "void"))
+
+
 def test_without_labels_int8_may_change_few_labels():
     require_little_loss("int8", [agreement(graph="int8", equal=0.97)], [], 0.7, 3.0)
     with pytest.raises(ModelError, match="give --labelled"):
@@ -295,6 +338,17 @@ def test_what_can_not_be_exported_is_named(unet, tmp_path, change, says):
     with pytest.raises((ModelError, ConfigError), match=says):
         export(unet, tmp_path / "net.onnx", ExportSettings(**change))
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("name", "says"), [("x" * 70, "length <= 64"), ("", "length >= 1"), ("a\x7f", "Illegal character")]
+)
+def test_a_card_that_the_node_would_refuse_is_not_written(tmp_path, pictures, name, says):
+    """As a checkpoint of an older version may have it."""
+    path = checkpoint(tmp_path, NetworkConfig("unet", width=8), ("road", name))
+    with pytest.raises(ModelError, match=f"the node would refuse its card: .*{says}"):
+        export(path, tmp_path / "net.onnx", settings(pictures))
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
 
 
 @pytest.mark.parametrize("out", ["net.pt", "no_folder/net.onnx"])

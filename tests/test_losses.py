@@ -31,6 +31,7 @@ from perception.training.losses.distance import signed_distance  # noqa: E402
 from perception.training.targets import UNKNOWN  # noqa: E402
 
 IGNORE = 255
+HALF = [torch.float16, torch.bfloat16]
 MEANING = torch.tensor([[1, 1, 0, 0], [0, 1, 1, 0], [0, 0, 0, 1], [1, 0, 0, 1]], dtype=torch.bool)
 CLASS_WEIGHT = torch.tensor([0.5, 1.0, 2.0, 4.0], dtype=torch.float64)
 PIXEL_WEIGHT = torch.linspace(0.1, 3.0, 60, dtype=torch.float64).reshape(2, 6, 5)
@@ -380,3 +381,28 @@ def test_pictures_without_things_cost_nothing(loss, channels):
     value.backward()
     assert float(value.detach()) == 0.0
     assert float(said.grad.abs().sum()) == 0.0
+
+
+@pytest.mark.parametrize("dtype", HALF)
+@pytest.mark.parametrize("name", [*LOSSES, "set"])
+def test_half_precision_logits_of_many_pixels_cost_what_they_do_in_double(name, dtype):
+    """A sum over more than 65504 pixels is infinite in float16."""
+    generator = torch.Generator().manual_seed(0)
+    loss = LOSSES[name] if name in LOSSES else partial(set_cross_entropy, meaning=MEANING)
+    logits = (3 * torch.randn(1, 4, 260, 260, generator=generator)).to(dtype).requires_grad_()
+    target = torch.randint(0, 4, (1, 260, 260), generator=generator)
+    value = loss(logits, target)
+    value.backward()
+    assert float(value.detach()) == pytest.approx(float(loss(logits.detach().double(), target)), rel=1e-4)
+    assert logits.grad is not None
+    assert bool(torch.isfinite(logits.grad).all())
+
+
+@pytest.mark.parametrize("dtype", HALF)
+@pytest.mark.parametrize(("loss", "channels"), [(centre_loss, 1), (offset_loss, 2)])
+def test_half_precision_instances_cost_what_they_do_in_double(loss, channels, dtype):
+    generator = torch.Generator().manual_seed(0)
+    said, truth = (20 * torch.randn(1, channels, 260, 260, generator=generator).to(dtype) for _ in range(2))
+    everywhere = torch.ones(1, 1, 260, 260, dtype=dtype)
+    wanted = loss(said.double(), truth.double(), everywhere.double())
+    assert float(loss(said, truth, everywhere)) == pytest.approx(float(wanted), rel=1e-4)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import os
 import shutil
@@ -22,8 +23,10 @@ from perception.training.networks import NetworkConfig  # noqa: E402
 from perception.training.networks.memory import MemoryReader  # noqa: E402
 from perception.training.propagator.checkpoint import load_reader, load_reader_run, save_reader_run  # noqa: E402
 from perception.training.propagator.command import Outcome, Request, train_memory  # noqa: E402
+from perception.training.propagator.features import write_clip  # noqa: E402
 from perception.training.propagator.sequences import whole  # noqa: E402
 from perception.training.propagator.trainer import NORMS, ReaderTrainer, Settings  # noqa: E402
+from perception.training.run_folder import held  # noqa: E402
 from tests.memory_fakes import clip_of, walking_ids, write_clips, write_network  # noqa: E402
 from tests.test_cli import refused, say  # noqa: E402, F401  # a fixture
 from tests.training_fakes import no_file_beyond, write_pictures  # noqa: E402
@@ -245,6 +248,16 @@ def test_clips_are_made_where_they_are_missing_and_a_stop_between_two_keeps_thos
     assert [path.name for path in (run / "clips").iterdir()] == ["pasted-0000.safetensors"]
 
 
+def test_clips_that_another_network_saw_are_refused(network, tmp_path):
+    """Copied from the folder of another run, as the page says that one may."""
+    run = tmp_path / "run"
+    write_clips(run, 3)
+    for i, seen_by in enumerate((hashlib.sha256(network.read_bytes()).hexdigest(), "", "0" * 64)):
+        write_clip(clip_of(walking_ids(8), seed=i), run / "clips" / f"rendered-{i:04d}.safetensors", seen_by)
+    with pytest.raises(ModelError, match=r"rendered-0002\.safetensors: another network saw this clip; delete"):
+        trained(network, run)
+
+
 def test_a_run_goes_on_only_with_what_it_was_begun_with(network, straight, tmp_path):
     shutil.copytree(straight, tmp_path, dirs_exist_ok=True)
     with pytest.raises(ConfigError, match=r"holds a run already; go on with --resume"):
@@ -261,6 +274,30 @@ def test_a_run_goes_on_only_with_what_it_was_begun_with(network, straight, tmp_p
         trained(network, tmp_path, resume=True)
 
 
+def test_a_folder_in_which_another_training_runs_is_refused(network, straight, tmp_path):
+    shutil.copytree(straight, tmp_path, dirs_exist_ok=True)
+    with held(tmp_path), pytest.raises(ConfigError, match="another training runs in it"):
+        trained(network, tmp_path, resume=True)
+    assert trained(network, tmp_path, resume=True).is_complete
+
+
+def test_what_a_killed_training_left_half_written_is_removed(network, tmp_path):
+    write_clips(tmp_path, 3)
+    for left in (tmp_path / ".run.json.7.partial", tmp_path / "clips" / ".rendered-0000.safetensors.7.partial"):
+        left.write_bytes(b"half")
+    assert trained(network, tmp_path, settings=Settings(steps=1, seed=1)).is_complete
+    assert not list(tmp_path.rglob("*.partial"))
+
+
+def test_a_full_disk_leaves_no_note_that_is_cut_off(network, tmp_path):
+    write_clips(tmp_path, 3)
+    with no_file_beyond(5), pytest.raises(ConfigError, match=r"run\.json: file too large"):
+        trained(network, tmp_path)
+    assert not (tmp_path / "run.json").exists()
+    with no_file_beyond(1000), pytest.raises(SaveError, match="make room and go on with its clips from the start"):
+        trained(network, tmp_path, settings=Settings(steps=1, seed=1))
+
+
 def test_the_memory_of_a_network_with_other_features_has_its_channels(tmp_path):
     channels = (16, 8, 24, 12)
     reader = ReaderTrainer(Settings(), tmp_path, [clip_of(walking_ids(8), channels)], []).reader
@@ -270,7 +307,7 @@ def test_the_memory_of_a_network_with_other_features_has_its_channels(tmp_path):
 def test_bad_input_is_one_line(say, network, tmp_path):  # noqa: F811
     unet = write_network(tmp_path / "unet.safetensors", NetworkConfig("unet", width=8))
     (tmp_path / "file").write_text("")
-    few = ("--pasted", 0, "--rendered", 1, "--steps", 1)
+    few = ("--pasted", 0, "--rendered", 2, "--steps", 1)
     run = ("--run", tmp_path / "run")
     cases = {
         "no such file": ("train-memory", tmp_path / "none.safetensors", *run, *few),
@@ -278,6 +315,7 @@ def test_bad_input_is_one_line(say, network, tmp_path):  # noqa: F811
         "write NAME=FOLDER": ("train-memory", network, *run, "--data", "camvid"),
         "not one of camvid": ("train-memory", network, *run, "--data", f"kitti={tmp_path}"),
         "pasted clips need pictures": ("train-memory", network, *run),
+        "2 clips at least": ("train-memory", network, *run, "--pasted", 0, "--rendered", 1),
         "no picture matches": ("train-memory", network, *run, "--data", f"camvid={tmp_path}"),
         "not a directory": ("train-memory", network, "--run", tmp_path / "file", *few),
         "none.safetensors: no such file": (

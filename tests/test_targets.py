@@ -110,6 +110,17 @@ def test_stuff_alone_is_known_to_have_no_centre():
     assert targets.is_known.all()
 
 
+@pytest.mark.parametrize("stride", [1, 2])
+def test_where_nothing_is_labelled_no_centre_is_not_known_either(stride):
+    is_labelled = np.ones(STREET.shape, bool)
+    is_labelled[:, 40:] = False
+    whole, found = panoptic_targets(STREET, stride), panoptic_targets(STREET, stride, is_labelled=is_labelled)
+    middle = 40 // stride
+    assert np.array_equal(found.is_known[..., :middle], whole.is_known[..., :middle])
+    assert not found.is_known[..., middle:].any()
+    assert all(np.array_equal(a, b) for a, b in zip(found[:3], whole[:3], strict=True))
+
+
 def test_rows_that_fill_no_cell_are_left_out():
     assert panoptic_targets(picture(size=(10, 15)), 4).offset.shape == (2, 2, 3)
 

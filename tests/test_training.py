@@ -117,7 +117,10 @@ def test_a_shipped_configuration_is_valid_and_its_network_can_be_built(name, tmp
             "every weight is 0",
         ),
         ("log_steps = 2", 'log_steps = 2\nthings = ["tram"]', "things: 'tram' is not one of the classes"),
+        ("log_steps = 2", 'log_steps = 2\nclasses = ["road", ""]', r"classes\[1\]: Expected `str` of length >= 1"),
+        ("log_steps = 2", f'log_steps = 2\nclasses = ["a", "{"x" * 65}"]', r"classes\[1\]: .* of length <= 64"),
         ("log_steps = 2", 'log_steps = 2\nprecision = "float16"', "needs a GPU"),
+        ("width = 8", 'width = 8\npadding = "valid"', r"crop: \[32, 48\]: .* give 108 px a side"),
         ("warmup = 2", "frozen_stages = 2", "frozen_stages is 2; this network's backbone has 0"),
         ("warmup = 2", 'only = ["haed"]', "only: 'haed' is not a part of this network: .*head"),
     ],
@@ -167,6 +170,15 @@ def test_every_sample_comes_once_a_pass():
     passes = [sorted(i for step in range(3 * e, 3 * e + 3) for i in chosen(6, 2, step, (1,))) for e in range(2)]
     assert passes == [list(range(6))] * 2
     assert chosen(6, 6, 0, (1,)) != chosen(6, 6, 1, (1,))
+
+
+def test_beyond_the_picture_no_centre_is_not_known_either(tmp_path):
+    """A batch of crops that are larger than the pictures: there may be a thing beyond their borders."""
+    batch = mixture(tmp_path, REALTIME.replace("crop = [32, 48]", "crop = [96, 128]")).batch(0)
+    assert batch.is_known is not None
+    is_labelled = batch.codes[:, 1::2, 1::2] != 255
+    assert not bool(is_labelled.all())
+    assert torch.equal(batch.is_known[:, 0] > 0, is_labelled)
 
 
 def test_a_panoptic_network_gets_centres_and_offsets(tmp_path):
@@ -220,6 +232,27 @@ def test_the_check_counts_wrong_files_before_it_takes_the_start_weights(tmp_path
         cv2.imwrite(str(path), np.full((48, 64), 77, np.uint8))
     with pytest.raises(ConfigError, match="data set 'a': 5 of 5 samples are wrong"):
         checked(tmp_path, start=Path("nope"))
+
+
+VALID = CONFIG.replace("width = 8", 'width = 8\npadding = "valid"').replace("crop = [32, 48]", "crop = [112, 128]")
+
+
+def test_the_check_refuses_sizes_that_the_network_does_not_take(tmp_path):
+    """Not after hours, at the first validation."""
+    with pytest.raises(ConfigError, match=r"validation.size: \[96, 128\]: .* give 108 px a side"):
+        checked(tmp_path, VALID.replace("take_every = 2", "take_every = 2\nsize = [96, 128]"))
+    with pytest.raises(ConfigError, match=r"a/images/0\.png: .* give 108 px a side; or set validation.size"):
+        checked(tmp_path, VALID)  # the pictures' own size
+    assert checked(tmp_path, VALID.replace("take_every = 2", "take_every = 2\nsize = [112, 128]"))["validation"] == 3
+
+
+def test_a_size_is_tried_without_a_trace(tmp_path):
+    config, base = configured(Request(write_config(tmp_path, REALTIME), device="cpu"))
+    torch.manual_seed(config.seed)
+    fresh = build_network(config.network, len(config.classes)).state_dict()
+    network = Trainer(config, base, tmp_path, torch.device("cpu")).network
+    assert network.training
+    assert all(torch.equal(tensor, fresh[name]) for name, tensor in network.state_dict().items())
 
 
 def test_the_check_takes_start_weights_that_fit(straight, tmp_path):
@@ -389,7 +422,7 @@ def straight(tmp_path_factory) -> Path:
 
 def test_a_run_leaves_checkpoints_log_events_and_curves(straight):
     names = {p.name for p in (straight / "run").iterdir()}
-    assert names == {"last.safetensors", "best.safetensors", "log.csv", "curves.png", "tensorboard"}
+    assert names == {"last.safetensors", "best.safetensors", "log.csv", "curves.png", "tensorboard", ".lock"}
     assert any((straight / "run" / "tensorboard").iterdir())
     picture = cv2.imread(str(straight / "run" / "curves.png"))
     assert picture is not None
@@ -492,6 +525,20 @@ def test_a_full_disk_costs_checkpoints_not_the_run(tmp_path, caplog):
     assert len((tmp_path / "new" / "log.csv").read_text().splitlines()) == 5  # it went on to the end
 
 
+def test_any_error_out_of_a_validation_takes_nothing_with_it(tmp_path):
+    def fail(what: str, _done: int, _total: int) -> None:
+        if what.startswith("validating"):
+            raise RuntimeError("no such luck")
+
+    with pytest.raises(RuntimeError, match="no such luck"):
+        validated(tmp_path, progress=fail, steps=4)
+    assert load_checkpoint(tmp_path / "run" / "last.safetensors")[1].step == 4
+    assert validated(tmp_path, resume=True, steps=4).best is not None  # it is made good
+    assert [(row["step"], bool(row["miou"])) for row in rows_of(tmp_path / "run")] == [("2", False), ("4", True)]
+    assert validated(tmp_path, resume=True, steps=4).is_complete
+    assert len(rows_of(tmp_path / "run")) == 2
+
+
 def test_a_folder_with_a_run_is_not_begun_anew(straight):
     before = weights(straight / "run")
     with pytest.raises(ConfigError, match="holds a run already; go on with --resume"):
@@ -534,6 +581,40 @@ def test_a_run_does_not_go_on_with_another_configuration(straight, tmp_path, cha
     (tmp_path / "run").symlink_to(straight / "run")
     with pytest.raises(ConfigError, match=says):
         validated(tmp_path, resume=True, **change)
+
+
+TWO = """
+[data.b]
+label_set = "mine.toml"
+folder = "a"
+"""
+MINE = """version = 1
+labels = [{ value = 3, name = "ground", can_be = ["road", "sidewalk"] }, { value = 8, name = "car", can_be = ["car"] }]
+"""
+
+
+def test_a_run_does_not_go_on_with_another_order_or_another_label_set(tmp_path):
+    """Batches follow the one, what is learnt from them the other."""
+    (tmp_path / "mine.toml").write_text(MINE)
+    text = CONFIG.split("[validation]")[0] + TWO
+    data, other = text.index("[data.a]"), text.index("[data.b]")
+    trained(tmp_path, text=text, steps=1, without=())
+    with pytest.raises(ConfigError, match=r"the tables \[data.\*\] were in the order a, b; bring it back"):
+        trained(tmp_path, text=text[:data] + text[other:] + text[data:other], steps=1, without=(), resume=True)
+    (tmp_path / "mine.toml").write_text(MINE.replace('"road", "sidewalk"', '"road"'))
+    with pytest.raises(ConfigError, match="the label set of data set 'b' has changed"):
+        trained(tmp_path, text=text, steps=1, without=(), resume=True)
+    (tmp_path / "mine.toml").write_text(MINE.replace('"ground"', '"other words"'))
+    assert trained(tmp_path, text=text, steps=1, without=(), resume=True).is_complete
+
+
+def test_a_checkpoint_that_does_not_say_its_label_sets_goes_on(straight, tmp_path):
+    write_pictures(tmp_path / "a")
+    tensors, about = load_checkpoint(straight / "run" / "last.safetensors")
+    state = {key: value for key, value in about.state.items() if key != "meanings"}
+    (tmp_path / "run").mkdir()
+    save_checkpoint(tmp_path / "run" / "last.safetensors", tensors, msgspec.structs.replace(about, state=state))
+    assert validated(tmp_path, resume=True).is_complete
 
 
 def test_a_run_does_not_go_on_with_other_pictures(straight, tmp_path):

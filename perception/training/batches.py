@@ -19,6 +19,7 @@ from perception.errors import ConfigError
 from perception.training.augment import augmented, class_mixed
 from perception.training.config import DataConfig, TrainingConfig
 from perception.training.datasets import Dataset, Sample
+from perception.training.label_set import IGNORE
 from perception.training.losses import small_instance_weights
 from perception.training.networks.config import INSTANCE_STRIDE
 from perception.training.targets import PanopticTargets, panoptic_targets
@@ -130,7 +131,9 @@ class Mixture:
         if not self.config.has_instances:
             return {}
         loss, stride = self.config.loss, INSTANCE_STRIDE[self.config.network.kind]
-        targets = [panoptic_targets(s.instances, stride, loss.sigma, loss.offset_balance) for s in samples]
+        targets = [
+            panoptic_targets(s.instances, stride, loss.sigma, loss.offset_balance, s.labels != IGNORE) for s in samples
+        ]
         planes = zip(PanopticTargets._fields, zip(*targets, strict=True), strict=True)
         return {name: torch.from_numpy(np.stack(plane)) for name, plane in planes}
 

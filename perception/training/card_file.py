@@ -5,12 +5,15 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import shutil
+import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from perception.errors import ModelError, reason
+from perception.errors import ConfigError, ModelError, reason
+from perception.models.card import Card
+from perception.strict_toml import check
+from perception.training.whole_file import beside
 
 MIN_AREA = {"car": 160, "pedestrian": 60, "bicyclist": 80}  # [px at 640x360]; a person of 60 px is about 70 m away
 TOPICS = {"road": ("road", "lane marking"), "lane": ("lane marking",), "pedestrian": ("pedestrian",)}
@@ -58,6 +61,14 @@ def card_text(
     return "\n".join(lines) + "\n"
 
 
+def require_card(text: str, out: Path) -> None:
+    """Raise ModelError where the node would refuse a card: a class of the checkpoint without a name, for one."""
+    try:
+        check(tomllib.loads(text), Card, str(out.with_suffix(".toml"))).class_table()
+    except (ConfigError, tomllib.TOMLDecodeError) as error:
+        raise ModelError(f"{out}: the node would refuse its card: {error}") from None
+
+
 def _sha256(graph: Path) -> str:
     return f'sha256 = "{hashlib.sha256(graph.read_bytes()).hexdigest()}"'
 
@@ -84,7 +95,7 @@ def install(graph: Path, encoder: Path | None, card: str, out: Path) -> None:
 
 def replace_all(files: Mapping[Path, Path], texts: Mapping[Path, str]) -> None:
     """Copies and texts to their places, all or none of them; raises ModelError as `install`."""
-    partial = {place: _beside(place) for place in (*files, *texts)}
+    partial = {place: beside(place) for place in (*files, *texts)}
     try:
         for place, source in files.items():
             shutil.copyfile(source, partial[place])
@@ -99,7 +110,3 @@ def replace_all(files: Mapping[Path, Path], texts: Mapping[Path, str]) -> None:
         for written in partial.values():
             with contextlib.suppress(OSError):
                 written.unlink(missing_ok=True)
-
-
-def _beside(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{os.getpid()}.partial")

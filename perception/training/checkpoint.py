@@ -14,10 +14,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from perception.errors import ModelError, PerceptionError
+from perception.errors import ModelError, PerceptionError, reason
 from perception.models.card import WEIGHTS
 from perception.training.networks import build_network
 from perception.training.networks.config import NetworkConfig
+from perception.training.whole_file import in_place_of
 
 FORMAT = "perception-training-1"
 NETWORK, AVERAGED = "network.", "averaged."  # beginnings of tensor names
@@ -53,19 +54,14 @@ def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], about: About) -> 
 def write_whole(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
     """A safetensors file in one step; raises SaveError as `save_checkpoint`."""
     content = save({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, metadata)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        with partial.open("wb") as f:
+        with in_place_of(path) as partial, partial.open("wb") as f:
             f.write(content)
             f.flush()
             os.fsync(f.fileno())
-        partial.replace(path)
         _flush_folder(path.parent)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
-        reason = (error.strerror or str(error)).lower()
-        raise SaveError(f"{path}: {len(content) / 1e6:.1f} MB can't be written: {reason}") from None
+        raise SaveError(f"{path}: {len(content) / 1e6:.1f} MB can't be written: {reason(error)}") from None
 
 
 def _flush_folder(folder: Path) -> None:
@@ -94,8 +90,8 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], About]:
     except FileNotFoundError:
         raise ModelError(f"{path}: no such file; give a checkpoint of `perception train`") from None
     except (OSError, SafetensorError, msgspec.MsgspecError) as error:
-        reason = str(error).splitlines()[0]
-        raise ModelError(f"{path}: not a whole checkpoint of `perception train` ({reason})") from None
+        why = str(error).splitlines()[0]
+        raise ModelError(f"{path}: not a whole checkpoint of `perception train` ({why})") from None
 
 
 def shipped_or(path: Path, base: Path | None = None) -> Path:
@@ -127,8 +123,8 @@ def restore(network: nn.Module, weights: Mapping[str, Tensor], path: Path) -> No
     try:
         network.load_state_dict(dict(weights))
     except RuntimeError as error:
-        reason = str(error).splitlines()[-1].strip()[:200]
-        raise ModelError(f"{path}: its tensors are not those of its network: {reason}") from None
+        why = str(error).splitlines()[-1].strip()[:200]
+        raise ModelError(f"{path}: its tensors are not those of its network: {why}") from None
     for name, tensor in weights.items():
         if not bool(torch.isfinite(tensor).all()):
             raise ModelError(f"{path}: tensor {name!r} holds a value that is not a number; take an older checkpoint")

@@ -5,18 +5,22 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
 import torch
 
-from perception.errors import ConfigError, reason
+from perception.errors import ConfigError
 from perception.training.checkpoint import shipped_or
 from perception.training.config import VALIDATION, TrainingConfig, read_training_config
 from perception.training.interruption import interruption
+from perception.training.records import LOG
+from perception.training.run_folder import held
+from perception.training.saving import BEST, LAST
 from perception.training.sheet import write_sheet
-from perception.training.trainer import BEST, LAST, Progress, Trainer
+from perception.training.trainer import Progress, Trainer
 
 log = logging.getLogger(__name__)
 
@@ -55,23 +59,44 @@ def train_command(request: Request, progress: Progress) -> Outcome:
 
     Raises:
         PerceptionError: a configuration, data set, checkpoint or weight file is missing or wrong, the run's folder
-            holds another run, or the disk is full.
+            holds another run or another training runs in it, or the disk is full.
     """
     config, base = configured(request)
     run = run_folder(request)
-    has_run = (run / LAST).exists()
-    if has_run and not request.resume:
+    with ExitStack() as stack:
+        is_new = not run.is_dir()  # then it is made, and held, when all is found to be right
+        if not is_new:
+            stack.enter_context(held(run))
+        goes_on = _goes_on(run, request.resume)
+        trainer = Trainer(config, base, run, open_device(request.device, config))
+        if goes_on:
+            trainer.resume()
+        else:
+            trainer.start()
+            trainer.check(progress)
+        if is_new:
+            stack.enter_context(held(run))
+            _goes_on(run, resume=False)  # another training may have been here meanwhile
+        with interruption() as asked_to_stop:
+            trainer.train(progress, asked_to_stop)
+        return Outcome(run, trainer.step, config.steps, trainer.best if (run / BEST).exists() else None)
+
+
+def _goes_on(run: Path, resume: bool) -> bool:
+    """Whether the folder holds a run to go on with.
+
+    Raises:
+        ConfigError: it holds one that is not to be resumed, or the rest of one that can't be.
+    """
+    found = next((name for name in (LAST, BEST, LOG) if (run / name).exists()), None)
+    if found and found != LAST:
+        start = f" --start {run / BEST}" if found == BEST else ""
+        raise ConfigError(
+            f"{run}: holds a run's {found} but no {LAST} to go on from; begin another with --run FOLDER{start}"
+        )
+    if found and not resume:
         raise ConfigError(f"{run}: holds a run already; go on with --resume, or name another folder with --run")
-    trainer = Trainer(config, base, run, open_device(request.device, config))
-    if has_run:
-        trainer.resume()
-    else:
-        trainer.start()
-        trainer.check(progress)
-    _make_folder(run)
-    with interruption() as asked_to_stop:
-        trainer.train(progress, asked_to_stop)
-    return Outcome(run, trainer.step, config.steps, trainer.best if (run / BEST).exists() else None)
+    return found is not None
 
 
 def check_command(request: Request, sheet: Path, progress: Progress) -> dict[str, int]:
@@ -84,7 +109,7 @@ def check_command(request: Request, sheet: Path, progress: Progress) -> dict[str
     run = run_folder(request)
     trainer = Trainer(config, base, run, open_device(request.device, config))
     trainer.check(progress)  # before the start weights, which may need a batch: it counts all wrong files
-    if request.resume and (run / LAST).exists():
+    if request.resume and _goes_on(run, resume=True):
         trainer.resume()
     else:
         trainer.start()
@@ -142,10 +167,3 @@ def open_device(name: str, config: TrainingConfig) -> torch.device:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it to sum in a fixed order
         torch.use_deterministic_algorithms(True, warn_only=True)
     return device
-
-
-def _make_folder(run: Path) -> None:
-    try:
-        run.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"{run}: {reason(error)}; name another folder with --run") from None

@@ -21,6 +21,7 @@ CLASSES = (
 THINGS = ("car", "pedestrian", "bicyclist")
 
 Name = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+ClassName = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]  # as a model's card takes it
 Chance = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Weight = Annotated[float, msgspec.Meta(ge=0, le=1e6)]
 Side = Annotated[int, msgspec.Meta(ge=32, le=4096, multiple_of=16)]  # [px]
@@ -124,7 +125,7 @@ class TrainingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     steps: Annotated[int, msgspec.Meta(ge=1)]
     data: Annotated[dict[Name, DataConfig], msgspec.Meta(min_length=1)]
     validation: ValidationConfig | None = None
-    classes: Annotated[tuple[str, ...], msgspec.Meta(min_length=2, max_length=200)] = CLASSES
+    classes: Annotated[tuple[ClassName, ...], msgspec.Meta(min_length=2, max_length=200)] = CLASSES
     things: tuple[str, ...] = THINGS
     crop: tuple[Side, Side] = (352, 480)  # height, width [px]
     seed: Annotated[int, msgspec.Meta(ge=0)] = 0

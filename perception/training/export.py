@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from perception.errors import ConfigError
-from perception.training.card_file import card_text, encoder_place, install
+from perception.training.card_file import card_text, encoder_place, install, require_card
 from perception.training.checkpoint import About, load_network, shipped_or
 from perception.training.networks.input_size import input_size
 from perception.training.networks.prediction import Prediction
@@ -145,7 +145,7 @@ def export(
 
     Raises:
         ModelError: the checkpoint is not one, its network does not take this size, the graph does not say what
-            PyTorch says, or int8 loses too much; what was at `out` is untouched.
+            PyTorch says, int8 loses too much, or the node would refuse the card; what was at `out` is untouched.
         ConfigError: a folder is not there or holds no pictures.
     """
     if out.suffix != ".onnx" or not out.absolute().parent.is_dir():
@@ -159,6 +159,7 @@ def export(
         size = (settings.width, settings.height)
         encoder = encoder_of(graph, out) if module.outputs == PANOPTIC_OUTPUTS else None
         text = card_text(graph, encoder, size, module.outputs, about.classes, about.things, settings.texts, figures)
+        require_card(text, out)
         install(graph, encoder, text, out)
     return report
 

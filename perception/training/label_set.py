@@ -7,6 +7,7 @@ thing" is a pedestrian *or* a bicyclist, and the loss asks only that the two tog
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
@@ -104,6 +105,12 @@ class Codes:
     def meaning(self) -> NDArray[np.bool_]:
         """(codes, classes): which classes each code can be; the first rows are the identity."""
         return np.array([[name in one for name in self.classes] for one in self._sets])
+
+    def fingerprint(self, table: NDArray[np.uint8]) -> str:
+        """Of what each label value of a `table` can be, whatever code stands for it: 16 hexadecimal digits."""
+        meaning = np.zeros((256, len(self.classes)), np.bool_)  # of values that are not listed or ignored: nothing
+        meaning[: len(self._sets)] = self.meaning()
+        return hashlib.sha256(meaning[table].tobytes()).hexdigest()[:16]
 
 
 def unlisted(table: NDArray[np.uint8], values: NDArray[np.uint8]) -> int | None:

@@ -14,7 +14,7 @@ from perception.strict_toml import likely
 from perception.training.batches import Batch
 from perception.training.config import LossConfig, TeacherConfig
 from perception.training.label_set import IGNORE
-from perception.training.losses import LOSSES, centre_loss, offset_loss, set_cross_entropy
+from perception.training.losses import LOSSES, as_exact, centre_loss, offset_loss, set_cross_entropy
 from perception.training.networks.prediction import Prediction
 
 AUXILIARY_STRIDE = 8
@@ -116,8 +116,8 @@ def distillation_loss(student: Tensor, teacher: Tensor, temperature: float) -> T
 
     Both logits (n, classes, h, w).
     """
-    p = F.log_softmax(teacher / temperature, 1)
-    q = F.log_softmax(student / temperature, 1)
+    p = F.log_softmax(as_exact(teacher) / temperature, 1)
+    q = F.log_softmax(as_exact(student) / temperature, 1)
     return temperature**2 * (p.exp() * (p - q)).sum(1).mean()
 
 

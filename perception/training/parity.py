@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from perception.drives.rendered import RenderedDrive
 from perception.engines import open_engine
-from perception.errors import ModelError
+from perception.errors import ConfigError, ModelError
 from perception.evaluation.classes import scored_classes
 from perception.evaluation.segmentation import Confusion
 from perception.evaluation.truth import LabelFolder, pictures_of
@@ -52,13 +52,23 @@ class Agreement:
 
 @dataclass(frozen=True)
 class Loss:
-    """IoU by class, 0..1 and NaN for absent classes, on labelled pictures: PyTorch in float32, and a graph."""
+    """IoU by class, 0..1, on labelled pictures: PyTorch in float32, and a graph.
+
+    NaN, in both, for classes that the labels lack: stray pixels of one on one side alone would make the two means those
+    of other classes.
+    """
 
     graph: str
     engine: str
     classes: tuple[str, ...]
     before: NDArray[np.float64]
     after: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, graph: str, engine: str, classes: tuple[str, ...], before: Confusion, after: Confusion) -> Loss:
+        """Of the same labels, of which there are some."""
+        has_class = before.counts.sum(1) > 0
+        return cls(graph, engine, classes, *(np.where(has_class, c.iou(), np.nan) for c in (before, after)))
 
     @property
     def points(self) -> NDArray[np.float64]:
@@ -161,7 +171,7 @@ def measure_loss(
         size: width and height that the graph sees [px].
 
     Raises:
-        ConfigError: a picture or a label is missing or not right.
+        ConfigError: a picture or a label is missing or not right, or no pixel is labelled.
     """
     truth = LabelFolder(folder, scored_classes(classes, ()))
     pictures = pictures_of(folder, truth)
@@ -174,8 +184,10 @@ def measure_loss(
         for engine, confusion in zip(engines, after, strict=True):
             confusion.add(labels, _fitted(engine({"image": frame[None]})["labels"], labels))
         progress(f"loss of {graph}", i, len(pictures))
+    if not before.counts.any():
+        raise ConfigError(f"{folder} has no labelled pixel; give labels of the model's classes with --labelled")
     losses = zip(engines, after, strict=True)
-    return [Loss(graph, engine.name, classes, before.iou(), confusion.iou()) for engine, confusion in losses]
+    return [Loss.of(graph, engine.name, classes, before, confusion) for engine, confusion in losses]
 
 
 def _fitted(labels: NDArray, like: NDArray) -> NDArray[np.uint8]:

@@ -16,11 +16,16 @@ from perception.training.config import TrainingConfig
 FREE = {"start", "workers", "cache_mb", "log_steps", "validation.folder", "teacher.checkpoint"}
 
 
-def require_same_run(path: Path, about: About, config: TrainingConfig, samples: Mapping[str, int]) -> None:
+def require_same_run(
+    path: Path, about: About, config: TrainingConfig, samples: Mapping[str, int], meanings: Mapping[str, str]
+) -> None:
     """Raise ConfigError naming the first key or data set that differs from when `path` was written.
+
+    What a checkpoint of an older version does not say is taken to be as it was.
 
     Args:
         samples: how many each data set has now.
+        meanings: `Codes.fingerprint` of each data set's label set now.
     """
     before, now = _flat(_completed(about.config)), _flat(msgspec.to_builtins(config))
     for key in [*now, *(k for k in before if k not in now)]:
@@ -29,6 +34,15 @@ def require_same_run(path: Path, about: About, config: TrainingConfig, samples: 
             raise ConfigError(
                 f"{path}: {key} was {_shown(before, key)}, is {_shown(now, key)}; go on with what it was, or begin "
                 f"another run that starts from it with --start {path}"
+            )
+    order = list(about.config.get("data", {}))
+    if order != list(config.data):  # batches and random numbers follow it
+        raise ConfigError(f"{path}: the tables [data.*] were in the order {', '.join(order)}; bring it back")
+    for name, meaning in meanings.items():
+        if about.state.get("meanings", {}).get(name, meaning) != meaning:
+            raise ConfigError(
+                f"{path}: the label set of data set {name!r} has changed: its values can be other classes; bring back "
+                f"what it was, or begin another run that starts from it with --start {path}"
             )
     for name, count in samples.items():
         was = about.state.get("samples", {}).get(name, count)

@@ -18,11 +18,15 @@ class PanopticTargets(NamedTuple):
     centre: NDArray[np.float32]  # (1, h/s, w/s) pixelwise maximum of one Gaussian an instance
     offset: NDArray[np.float32]  # (2, h/s, w/s) (dy, dx) from the cell's centre to the instance's [px]
     is_thing: NDArray[np.float32]  # (1, h/s, w/s) how much the offset there is to be learnt, 0 where not
-    is_known: NDArray[np.float32]  # (1, h/s, w/s) 0 on pixels of things whose extent is not known
+    is_known: NDArray[np.float32]  # (1, h/s, w/s) 0 where it is not known whether a centre is there
 
 
 def panoptic_targets(
-    instances: NDArray[np.uint16], stride: int = 1, sigma: float = SIGMA, balance: float = 0.0
+    instances: NDArray[np.uint16],
+    stride: int = 1,
+    sigma: float = SIGMA,
+    balance: float = 0.0,
+    is_labelled: NDArray[np.bool_] | None = None,
 ) -> PanopticTargets:
     """Centres are the mean (y, x) of each instance's pixels, at full resolution whatever the stride.
 
@@ -32,11 +36,14 @@ def panoptic_targets(
         sigma: of the Gaussians, which end beyond 3 sigma + 1 [px].
         balance: a cell of an instance of n cells counts n^-balance in `is_thing`: at 0 every cell counts alike, at 1
             every instance, however small.
+        is_labelled: (h, w) False where nothing is known, on ignored pixels and beyond the picture: there may be a thing
+            there, so that no centre is not to be learnt either. None: True everywhere.
     """
     h, w = instances.shape
     ys = np.arange(h // stride, dtype=np.float32) * stride + (stride - 1) / 2
     xs = np.arange(w // stride, dtype=np.float32) * stride + (stride - 1) / 2
-    cells = instances[stride // 2 :: stride, stride // 2 :: stride][: len(ys), : len(xs)]
+    middles = np.s_[stride // 2 :: stride, stride // 2 :: stride]
+    cells = instances[middles][: len(ys), : len(xs)]
     centre = np.zeros((1, len(ys), len(xs)), np.float32)
     offset, is_thing = np.zeros((2, len(ys), len(xs)), np.float32), np.zeros((1, len(ys), len(xs)), np.float32)
     for number, (cy, cx) in centres_of_mass(instances).items():
@@ -45,8 +52,10 @@ def panoptic_targets(
         offset[0, rows, columns] = cy - ys[rows]
         offset[1, rows, columns] = cx - xs[columns]
         is_thing[0, rows, columns] = max(1, len(rows)) ** -balance
-    is_known = (cells != UNKNOWN)[None].astype(np.float32)
-    return PanopticTargets(centre, offset, is_thing, is_known)
+    is_known = cells != UNKNOWN
+    if is_labelled is not None:
+        is_known &= is_labelled[middles][: len(ys), : len(xs)]
+    return PanopticTargets(centre, offset, is_thing, is_known[None].astype(np.float32))
 
 
 def centres_of_mass(instances: NDArray[np.uint16]) -> dict[int, tuple[float, float]]:

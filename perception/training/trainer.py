@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, closing
 from pathlib import Path
@@ -43,18 +42,18 @@ from perception.training.optimizer import (
 )
 from perception.training.records import Records
 from perception.training.resuming import require_same_run
+from perception.training.saving import BEST, LAST, Saver
 from perception.training.schedule import learning_rate
+from perception.training.sizes import require_picture, require_sizes
 from perception.training.start import start_from
 from perception.training.teacher import Teacher, open_teacher
 from perception.training.validation import validate
 
 log = logging.getLogger(__name__)
 
-LAST, BEST = "last.safetensors", "best.safetensors"
 OPTIMIZER, RANDOM = "optimizer.", "random."
 Progress = Callable[[str, int, int], None]  # what, done, of how many
 _LOST = 50  # steps in a row without a usable gradient: the run has diverged
-_RETRY_S = 5.0
 
 
 class Trainer:
@@ -67,6 +66,8 @@ class Trainer:
     def __init__(self, config: TrainingConfig, base: Path, run: Path, device: torch.device) -> None:
         self.config, self.base, self.run, self.device = config, base, run, device
         self.step, self.best, self.miou = 0, -1.0, math.nan
+        self.saver = Saver(run, config.checkpoint, self.save)
+        self._is_between_steps, self._is_validating = True, False
         torch.manual_seed(config.seed)
         self._open_data()
         self.network = self._built()
@@ -87,22 +88,23 @@ class Trainer:
         if self.config.validation:
             things = self.config.things
             self.validation = open_dataset(VALIDATION, self.config.validation, codes, things, self.base)
+        every = [*sets, *([self.validation] if self.validation else [])]
+        self.meanings = {dataset.name: codes.fingerprint(dataset.table) for dataset in every}
         meaning = torch.from_numpy(codes.meaning()).to(self.device)
         self.objective = Objective(self.config.loss, meaning, self.config.teacher)
 
     def _built(self) -> nn.Module:
         network = build_network(self.config.network, len(self.config.classes))
-        divisor = int(getattr(network, "divisor", 16))
-        sizes = {"crop": self.config.crop, "validation.size": self.config.validation and self.config.validation.size}
-        for key, size in sizes.items():
-            if size and (size[0] % divisor or size[1] % divisor):
-                raise ConfigError(f"{key}: {list(size)}: this network takes multiples of {divisor}")
-        return network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        network = network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        require_sizes(network, self.config)
+        return network
 
     def check(self, progress: Progress) -> None:
-        """Read every file of every data set once; raises ConfigError where some are wrong."""
+        """Read every file of every data set once; raises ConfigError where some are wrong, or of a wrong size."""
         also = [self.validation] if self.validation else []
         self.mixture.check(also, lambda done, total: progress("checking the data sets", done, total))
+        if self.validation and self.config.validation:
+            require_picture(self.average.network, self.validation, self.config.validation.size)
 
     def start(self) -> None:
         """Take the start weights that the configuration names; raises ConfigError where it freezes random ones."""
@@ -124,7 +126,7 @@ class Trainer:
         """
         path = self.run / LAST
         tensors, about = load_checkpoint(path)
-        require_same_run(path, about, self.config, self._sizes())
+        require_same_run(path, about, self.config, self._sizes(), self.meanings)
         restore(self.network, part(tensors, NETWORK), path)
         restore(self.average.network, part(tensors, AVERAGED), path)
         state = about.state
@@ -136,6 +138,7 @@ class Trainer:
             self.scaler.load_state_dict(state["scaler"])
             self.guard.norms, self.guard.refused = state["norms"], state["refused"]
             self.guard.refused_in_a_row, self.best = state["refused_in_a_row"], state["best"]
+            self._is_validating = state.get("is_validating", False)
         except (KeyError, ValueError, IndexError, RuntimeError) as error:
             raise ModelError(f"{path}: no state to go on from ({error!r}); use it with --start instead") from None
         self.step = about.step
@@ -160,73 +163,56 @@ class Trainer:
 
     def _state(self) -> dict[str, Any]:
         guard = self.guard
-        state: dict[str, Any] = {"best": self.best, "samples": self._sizes(), "scaler": self.scaler.state_dict()}
+        state: dict[str, Any] = {"best": self.best, "samples": self._sizes(), "meanings": self.meanings}
         return state | {
+            "scaler": self.scaler.state_dict(),
             "norms": guard.norms,
             "refused": guard.refused,
             "refused_in_a_row": guard.refused_in_a_row,
+            "is_validating": self._is_validating,
         }
 
     def _sizes(self) -> dict[str, int]:
         return {dataset.name: len(dataset) for dataset in self.mixture.datasets}
 
     def train(self, progress: Progress, asked_to_stop: Callable[[], bool] = lambda: False) -> bool:
-        """Run to the last step, or until asked to stop; True when the run is complete. The state is saved either way.
+        """Run to the last step, or until asked to stop; True when the run is complete.
+
+        The state is saved either way, and after any error between two steps, out of a validation for one.
 
         Raises:
             ConfigError: a file of a data set is wrong. SaveError: the disk stayed full at the end.
             PerceptionError: the training has diverged.
         """
+        if self.step == 0 and not (self.run / LAST).exists():
+            self.saver.try_now()  # so that there is something to go on from as soon as there is a log
         try:
             self._loop(progress, asked_to_stop)
-        except ConfigError:  # a file that went bad since the check takes nothing with it
-            self._try_to_save()
+        except Exception:  # a file that went bad since the check, or whatever it is, takes nothing with it
+            if self._is_between_steps:
+                self.saver.try_now()
             raise
-        self._save_at_last(asked_to_stop)
+        self.saver.at_last(self.step, asked_to_stop)
         return self.step >= self.config.steps
 
     def _loop(self, progress: Progress, asked_to_stop: Callable[[], bool]) -> None:
         config = self.config
-        epoch = self.mixture.epoch_steps
         names = [name for name, weight in config.loss.semantic.items() if weight]
-        saved = time.monotonic()
-        with (
-            Records(self.run, config.classes, names, self.step, epoch) as records,
-            closing(self.mixture.batches(self.step, config.steps)) as batches,
-        ):
+        records = Records(self.run, config.classes, names, self.step, self.mixture.epoch_steps)
+        if self._is_validating:  # an error broke it off
+            self._validate_if_due(records, progress)
+        with closing(self.mixture.batches(self.step, config.steps)) as batches:
             for batch in batches:
+                self._is_between_steps = False
                 values = self._train_step(batch.to(self.device))
+                self._is_between_steps = True
                 records.add(self.step, values)
                 progress(f"loss {values['loss']:.3f}  rate {values['learning_rate']:.2e}", self.step, config.steps)
                 has_validated = self._validate_if_due(records, progress)
                 if asked_to_stop():
                     break
-                if has_validated or self._is_due(saved):
-                    self._try_to_save()
-                    saved = time.monotonic()
-
-    def _is_due(self, saved: float) -> bool:
-        every = self.config.checkpoint
-        by_time = every.every_minutes and time.monotonic() - saved >= 60 * every.every_minutes
-        return bool(by_time or (every.every_steps and self.step % every.every_steps == 0))
-
-    def _try_to_save(self) -> None:
-        try:
-            self.save()
-        except SaveError as error:
-            log.warning("%s; training goes on and tries again at the next checkpoint", error)
-
-    def _save_at_last(self, asked_to_stop: Callable[[], bool]) -> None:
-        """Save, waiting for room where the disk is full: until then the run lives in memory only."""
-        until = time.monotonic() + (0 if asked_to_stop() else self.config.checkpoint.wait_s)
-        while True:
-            try:
-                return self.save()
-            except SaveError as error:
-                if time.monotonic() + _RETRY_S > until or asked_to_stop():
-                    raise SaveError(f"{error}; make room and go on from the last checkpoint with --resume") from None
-                log.warning("%s; step %d waits in memory for room", error, self.step)
-                time.sleep(_RETRY_S)
+                if has_validated or self.saver.is_due(self.step):
+                    self.saver.try_now()
 
     def autocast(self) -> AbstractContextManager[object]:
         """The precision of the network's forward pass."""
@@ -286,11 +272,12 @@ class Trainer:
         confusion: Confusion | None = None
         if config and self.validation and (is_end or self.step % every == 0):
             classes, what = len(self.config.classes), f"validating at step {self.step}"
-            network = self.average.network
+            network, self._is_validating = self.average.network, True
             confusion = validate(
                 network, self.validation, config.size, classes, self.autocast, lambda i, n: progress(what, i, n)
             )
             self._keep_if_best(confusion)
+            self._is_validating = False
         if confusion or is_end or self.step % self.config.log_steps == 0:
             records.write(confusion)
         return confusion is not None

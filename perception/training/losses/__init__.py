@@ -15,6 +15,7 @@ from perception.training.losses.instances import (
 )
 from perception.training.losses.overlap import dice_cross_entropy, dice_loss
 from perception.training.losses.pixelwise import (
+    as_exact,
     cross_entropy,
     focal_loss,
     hardest,
@@ -37,6 +38,7 @@ LOSSES: dict[str, Loss] = {
 __all__ = [
     "LOSSES",
     "Loss",
+    "as_exact",
     "border_weights",
     "boundary_loss",
     "centre_loss",

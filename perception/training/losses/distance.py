@@ -14,6 +14,7 @@ from torch import Tensor
 from perception.opencv import cv2
 from perception.training.label_set import IGNORE
 from perception.training.losses.overlap import one_hot
+from perception.training.losses.pixelwise import as_exact
 
 
 def signed_distance(inside: NDArray[np.bool_], outside: NDArray[np.bool_]) -> NDArray[np.float32]:
@@ -35,7 +36,7 @@ def boundary_loss(logits: Tensor, target: Tensor) -> Tensor:
     Kervadec et al. 2019. The least value is negative; a class that a picture lacks, or has everywhere, has no border
     there and takes no part.
     """
-    valid = target != IGNORE
+    logits, valid = as_exact(logits), target != IGNORE
     truth = one_hot(target, logits.shape[1], torch.bool)
     distance = _signed_distances(truth, valid).to(logits)
     return (logits.softmax(1) * distance).sum() / valid.sum().clamp_min(1)
@@ -47,7 +48,7 @@ def hausdorff_loss(logits: Tensor, target: Tensor, alpha: float = 2.0) -> Tensor
     Karimi & Salcudean 2019, the form with distance transforms: d are the distances to the border of the truth and to
     that of the prediction (p > 1/2), inside and out. A side without a border adds nothing.
     """
-    valid = target != IGNORE
+    logits, valid = as_exact(logits), target != IGNORE
     p = logits.softmax(1)
     truth = one_hot(target, logits.shape[1], torch.bool)
     said = (p.detach() > 0.5) & valid.unsqueeze(1)

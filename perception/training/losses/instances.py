@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from perception.opencv import cv2
+from perception.training.losses.pixelwise import as_exact
 from perception.training.targets import SMALL, UNKNOWN
 
 LEAST_WEIGHT = 1e-3  # of all cells together; a batch without things has none
@@ -17,11 +18,13 @@ LEAST_WEIGHT = 1e-3  # of all cells together; a batch without things has none
 
 def centre_loss(heat: Tensor, target: Tensor, is_known: Tensor) -> Tensor:
     """Mean squared error of the centre heat over the cells with `is_known` 1; all (n, 1, h, w)."""
+    heat, target, is_known = map(as_exact, (heat, target, is_known))
     return (is_known * (heat - target) ** 2).sum() / is_known.sum().clamp_min(1)
 
 
 def offset_loss(offset: Tensor, target: Tensor, is_thing: Tensor) -> Tensor:
     """Mean absolute error [px] of both components, (n, 2, h, w), weighted by `is_thing` (n, 1, h, w) >= 0."""
+    offset, target, is_thing = map(as_exact, (offset, target, is_thing))
     return (is_thing * (offset - target).abs()).sum() / (2 * is_thing.sum()).clamp_min(LEAST_WEIGHT)
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from perception.training.label_set import IGNORE
-from perception.training.losses.pixelwise import cross_entropy
+from perception.training.losses.pixelwise import as_exact, cross_entropy
 
 
 def one_hot(target: Tensor, classes: int, dtype: torch.dtype) -> Tensor:
@@ -22,7 +22,7 @@ def dice_loss(logits: Tensor, target: Tensor, epsilon: float = 1e-6) -> Tensor:
     Squared denominators as in V-Net (Milletari et al. 2016, section 3). Only classes that the batch has are in the
     mean: for the others the formula is the constant 0, without a gradient.
     """
-    valid = (target != IGNORE).unsqueeze(1)
+    logits, valid = as_exact(logits), (target != IGNORE).unsqueeze(1)
     p = logits.softmax(1) * valid
     truth = one_hot(target, logits.shape[1], p.dtype)
     axes = (0, 2, 3)

@@ -1,7 +1,8 @@
 """Losses that are a mean over pixels: cross-entropy and what changes which pixels count, and how much.
 
 Everywhere: logits (n, c, h, w) float, target (n, h, w) int64 with class indices or IGNORE, result a scalar of the
-logits' dtype. IGNORE pixels take no part; where none is left the loss is 0 and so is its gradient.
+logits' dtype, in float32 for half precision. IGNORE pixels take no part; where none is left the loss is 0 and so is its
+gradient.
 """
 
 from __future__ import annotations
@@ -11,6 +12,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from perception.training.label_set import IGNORE
+
+
+def as_exact(x: Tensor) -> Tensor:
+    """At least float32: in float16 a sum over 65504 pixels is infinite, in bfloat16 one over 256 stands still."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 def cross_entropy(
@@ -23,7 +29,7 @@ def cross_entropy(
         pixel_weight: (n, h, w) a weight for each pixel, such as `border_weights` (U-Net, Ronneberger et al. 2015,
             equation 1).
     """
-    valid = target != IGNORE
+    logits, valid = as_exact(logits), target != IGNORE
     weight = valid.to(logits.dtype)
     if class_weight is not None:
         weight = weight * class_weight.to(logits)[target.masked_fill(~valid, 0)]
@@ -53,6 +59,7 @@ def ohem_cross_entropy(
 
     Panoptic-DeepLab (Cheng et al. 2020, section 3.2) has share 0.2 and `small_instance_weights` as `pixel_weight`.
     """
+    logits = as_exact(logits)
     weight = None if class_weight is None else class_weight.to(logits)
     per_pixel = F.cross_entropy(logits, target, weight=weight, ignore_index=IGNORE, reduction="none")
     if pixel_weight is not None:
@@ -67,7 +74,7 @@ def set_cross_entropy(logits: Tensor, target: Tensor, meaning: Tensor, share: fl
         target: (n, h, w) label values 0..v-1 or IGNORE.
         meaning: (v, c) bool, which classes each value can be. With the identity this is cross-entropy.
     """
-    log_p = F.log_softmax(logits, 1)
+    log_p = F.log_softmax(as_exact(logits), 1)
     blocked = torch.zeros_like(meaning, dtype=log_p.dtype).masked_fill(~meaning, float("-inf"))
     valid = target != IGNORE
     allowed = blocked[target.masked_fill(~valid, 0)].permute(0, 3, 1, 2)
@@ -82,7 +89,7 @@ def focal_loss(logits: Tensor, target: Tensor, gamma: float = 2.0, class_weight:
         gamma: 0 is cross-entropy; the higher, the less the pixels count that are right already.
         class_weight: (c,) the paper's alpha; unlike in `cross_entropy` it does not divide.
     """
-    valid = target != IGNORE
+    logits, valid = as_exact(logits), target != IGNORE
     index = target.masked_fill(~valid, 0)
     log_p = F.log_softmax(logits, 1).gather(1, index.unsqueeze(1)).squeeze(1)
     # 1 - p rounds to 0 at sure pixels, where a power below 1 has no gradient.

@@ -26,10 +26,12 @@ from perception.training.propagator.pasted_clips import Cutout, all_cutouts, pas
 from perception.training.propagator.rendered_clips import rendered_clip
 from perception.training.propagator.run_file import require_same_run
 from perception.training.propagator.trainer import LAST, ReaderTrainer, Settings
+from perception.training.run_folder import held
 
 RENDERED_FRAMES, PASTED_FRAMES = 10, 8
 FIRST_SEED = 2000  # of the rendered clips; seeds below 1000 are held out, those from 1000 train the network
 EVERY_VALIDATION = 17  # each n-th clip is not trained on
+LEAST_CLIPS = 2
 MOST_CUTOUTS = 400
 Progress = Callable[[str, int, int], None]
 
@@ -57,21 +59,24 @@ def train_memory(request: Request, progress: Progress) -> Outcome:
     """Make the clips that are not there yet, train, validate.
 
     Raises:
-        PerceptionError: a data set, the network's checkpoint or the run's folder is not what it must be.
+        PerceptionError: a data set, the network's checkpoint or the run's folder is not what it must be, or another
+            training runs in the folder.
     """
-    run, has_run = request.run, (request.run / LAST).exists()
-    if has_run and not request.resume:
-        raise ConfigError(f"{run}: holds a run already; go on with --resume, or name another folder with --run")
+    run = request.run
+    _require_resume(request)
     source = shipped_or(Path(request.network))
     network, _ = load_network(source)
     if not hasattr(network, "encode"):
         raise ConfigError(f"{request.network}: a network without keys; the memory needs a panoptic one")
-    begun = load_reader(request.start) if request.start and not has_run else None
+    begun = load_reader(request.start) if request.start and not (run / LAST).exists() else None
     planned = list(_planned(request))  # opens the data sets: what is wrong there is said before minutes of work
-    _make_folder(run / "clips")
-    require_same_run(run, _noted(request, source))
-    with interruption() as asked_to_stop:
-        clips = _clips(planned, network, progress, asked_to_stop)
+    if len(planned) < LEAST_CLIPS:
+        raise ConfigError(f"--rendered and --pasted: {LEAST_CLIPS} clips at least, one to train on and one to score")
+    with held(run, "clips"), interruption() as asked_to_stop:
+        has_run = _require_resume(request)  # once more: another training may have been here meanwhile
+        noted = _noted(request, source)
+        require_same_run(run, noted)
+        clips = _clips(planned, network, str(noted["network"]), progress, asked_to_stop)
         if clips is None:
             return Outcome(0, False, {})
         taught = [c for i, c in enumerate(clips) if i % EVERY_VALIDATION]
@@ -82,6 +87,14 @@ def train_memory(request: Request, progress: Progress) -> Outcome:
             trainer.start(begun, request.start)
         is_complete = trainer.train(progress, asked_to_stop)
         return Outcome(trainer.step, is_complete, trainer.validate() if is_complete else {})
+
+
+def _require_resume(request: Request) -> bool:
+    """Whether the folder holds a run; raises ConfigError where it does and is not to be resumed."""
+    has_run = (request.run / LAST).exists()
+    if has_run and not request.resume:
+        raise ConfigError(f"{request.run}: holds a run already; go on with --resume, or name another folder with --run")
+    return has_run
 
 
 def _noted(request: Request, network: Path) -> dict[str, object]:
@@ -98,28 +111,25 @@ def _noted(request: Request, network: Path) -> dict[str, object]:
     }
 
 
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise ConfigError(f"{folder}: {reason}; name another folder with --run") from None
-
-
 def _clips(
     planned: Sequence[tuple[Path, Callable[[], Clip]]],
     network: nn.Module,
+    sha256: str,
     progress: Progress,
     asked_to_stop: Callable[[], bool],
 ) -> list[EncodedClip] | None:
-    """The run's clips, made where they are missing; None when asked to stop meanwhile."""
+    """The run's clips, made where they are missing; None when asked to stop meanwhile.
+
+    Args:
+        sha256: of the network's checkpoint; clips may have been copied here that another one saw.
+    """
     found = []
     for i, (path, make) in enumerate(planned):
         if asked_to_stop():
             return None
         if not path.exists():
-            write_clip(encode_clip(network, make()), path)
-        found.append(read_clip(path))
+            write_clip(encode_clip(network, make()), path, sha256)
+        found.append(read_clip(path, sha256))
         progress("clips through the encoder", i + 1, len(planned))
     return found
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -56,15 +56,23 @@ def encode_clip(network: nn.Module, clip: Clip) -> EncodedClip:
     return EncodedClip(stacked, torch.from_numpy(clip.ids), torch.from_numpy(clip.stamps_s))
 
 
-def write_clip(clip: EncodedClip, path: Path) -> None:
-    """Whole or not at all; raises SaveError where it can't be written."""
-    write_whole(path, clip.features | {"ids": clip.ids, "stamps_s": clip.stamps_s}, {})
+def write_clip(clip: EncodedClip, path: Path, network: str = "") -> None:
+    """Whole or not at all, with the hash of the network that saw it; raises SaveError where it can't be written."""
+    write_whole(path, clip.features | {"ids": clip.ids, "stamps_s": clip.stamps_s}, {"network": network})
 
 
-def read_clip(path: Path) -> EncodedClip:
-    """Mapped into memory, so that the system can drop what it needs room for. Raises ModelError for a broken file."""
+def read_clip(path: Path, network: str = "") -> EncodedClip:
+    """Mapped into memory, so that the system can drop what it needs room for.
+
+    Raises:
+        ModelError: a broken file, or one that says that another network than `network`, a hash, saw the clip.
+    """
     try:
+        with safe_open(path, framework="pt") as f:
+            seen_by = (f.metadata() or {}).get("network", "")
         tensors = load_file(path)
+        if network and seen_by and seen_by != network:
+            raise ModelError(f"{path}: another network saw this clip; delete the folder's clips: they are made anew")
         return EncodedClip({name: tensors[name] for name in STRIDES}, tensors["ids"], tensors["stamps_s"])
     except (OSError, SafetensorError, KeyError) as error:
         reason = str(error).splitlines()[0]

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from perception.errors import ConfigError, reason
+from perception.training.whole_file import in_place_of
 
 NAME = "run.json"
 
@@ -22,7 +23,8 @@ def require_same_run(run: Path, now: Mapping[str, object]) -> None:
     path = run / NAME
     try:
         if not path.exists():
-            path.write_text(json.dumps(now, indent=1) + "\n")
+            with in_place_of(path) as partial:
+                partial.write_text(json.dumps(now, indent=1) + "\n")
             return
         before = json.loads(path.read_text())
     except OSError as error:

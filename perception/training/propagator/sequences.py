@@ -33,7 +33,9 @@ class SequenceSampler:
     def __init__(self, clips: Many[EncodedClip], seed: int) -> None:
         self.clips = [clip for clip in clips if clip.objects]
         if not self.clips:
-            raise ConfigError("no clip to train on shows any object; make more with --rendered and --pasted")
+            raise ConfigError(
+                "no clip to train on shows any object; make more with --rendered and --pasted, in another --run"
+            )
         weight = np.array([1.0 + 2 * min(clip.objects, 6) for clip in self.clips])
         self._chance = weight / weight.sum()
         self._seed = seed

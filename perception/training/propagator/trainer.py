@@ -131,7 +131,8 @@ class ReaderTrainer:
         try:
             self.save()
         except SaveError as error:
-            raise SaveError(f"{error}; make room and go on from the last checkpoint with --resume") from None
+            from_where = "from the last checkpoint" if (self.run / LAST).exists() else "with its clips from the start"
+            raise SaveError(f"{error}; make room and go on {from_where} with --resume") from None
         return self.step >= self.settings.steps
 
     def _try_to_save(self) -> None:

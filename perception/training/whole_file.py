@@ -1,0 +1,32 @@
+"""Files that are there whole or not at all: written beside their place, then renamed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+
+def beside(path: Path) -> Path:
+    """Where this process writes what is to become `path`."""
+    return path.with_name(f".{path.name}.{os.getpid()}.partial")
+
+
+@contextlib.contextmanager
+def in_place_of(path: Path) -> Iterator[Path]:
+    """A file to write, which then takes the place of `path`; on any error what was there stays. Raises OSError."""
+    partial = beside(path)
+    try:
+        yield partial
+        partial.replace(path)
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+
+
+def remove_partials(folder: Path) -> None:
+    """Remove what processes that were killed left half-written; only where none can be writing."""
+    for left in folder.glob(".*.partial"):
+        with contextlib.suppress(OSError):
+            left.unlink()
