@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,23 +12,25 @@ from typing import Any, get_args
 import msgspec
 
 from perception.build import build_model, build_pipeline, check_launch, open_model
-from perception.build.lowering import CALIBRATED, LoweredGraphs
-from perception.build.recipes import AsTheyAre
-from perception.build.serving import Ways, build_serving, plan_cache
+from perception.build.lowering import CALIBRATED, NETWORK, calibration_pictures
+from perception.build.recipes import Lowered
+from perception.build.serving import Ways, build_serving
 from perception.config import Launch
 from perception.engines.cache import Manifest
 from perception.engines.measured import CpuEngine, remember
 from perception.engines.plan import Progress
-from perception.errors import ConfigError, PerceptionError
+from perception.errors import ConfigError, ModelError, PerceptionError
 from perception.evaluation.classes import scored_classes
 from perception.evaluation.truth import LabelFolder, pictures_of
 from perception.images import load_image
 from perception.models.card import find
 from perception.models.graph import scaled
 from perception.models.panoptic import PanopticModel
+from perception.models.precision_loss import PrecisionLoss, precision_loss
+from perception.protocols import Model
 from perception.serving.candidate import Candidate
 from perception.serving.gate import answers_of, judge
-from perception.serving.golden import SIZE
+from perception.serving.golden import SIZE, golden_frames
 from perception.serving.plan_rung import PlanRung
 from perception.serving.report import Report
 from perception.serving.rungs import Opened, Size
@@ -44,9 +45,19 @@ class Wishes:
     size: Size  # width and height of the camera's frames [px]
     again: bool = False  # though it is there
     calibrate: Path | None = None  # folder of the camera's pictures, for int8 and fp8
-    labelled: Path | None = None  # folder of images/ and labels/: measure the loss of IoU
+    labelled: Path | None = None  # folder of images/ and labels/, the truth; else float32's class maps are it
     max_loss: float | None = None  # refuse what loses more [points of mean IoU]
     max_class_loss: float | None = None  # the same of any one class
+
+    @property
+    def has_limits(self) -> bool:
+        """The loss may refuse: usual limits are for real pictures, the golden ones are the conformance gate's."""
+        return bool(self.labelled or self.calibrate) or (self.max_loss, self.max_class_loss) != (None, None)
+
+    @property
+    def terms(self) -> str:
+        """By what a build is refused; under other terms it may not be."""
+        return f"{self.max_loss} {self.max_class_loss} {self.labelled and self.labelled.absolute()}"
 
 
 @dataclass(frozen=True)
@@ -55,11 +66,13 @@ class Prepared:
 
     report: Report  # of the conformance gate
     plans: Mapping[str, tuple[Path, Manifest]]  # folder and manifest by part
-    loss: Any = None  # models.precision_loss.PrecisionLoss, where it was asked for
+    loss: PrecisionLoss
 
 
 def prepare(launch: Launch, wishes: Wishes, progress: Progress, ways: Ways | None = None) -> Prepared:
     """Build the plans that a launch file's model needs, in a child; load them, and hold them against the reference.
+
+    What loses too much is refused for the node, too, until it is built `again` or on other terms.
 
     Raises:
         PerceptionError: they can't be built, do not agree with the reference, or lose too much.
@@ -68,17 +81,25 @@ def prepare(launch: Launch, wishes: Wishes, progress: Progress, ways: Ways | Non
     with _serving(launch, ways) as (serving, candidate):
         rung, size = candidate.rung, wishes.size
         assert isinstance(rung, PlanRung)
-        rung.compiler.target()  # what is missing is said before anything is done
+        rung.check()  # what is missing is said before anything is done
         if wishes.calibrate:
             _calibrate(launch, rung.recipe, wishes, progress)
         if wishes.again:
             rung.forget(size)
+        if wishes.has_limits:
+            rung.reconsider(size, wishes.terms)
         rung.prepare(size, progress, lambda: False)
         progress("conformance", 0, 1)
         serving.expect(size)
         progress("conformance", 1, 1)
         assert candidate.report
-        loss = _loss(serving, launch, wishes, progress) if wishes.labelled else None
+        loss = _loss(serving, rung.recipe, launch, wishes, progress)
+        if wishes.has_limits:
+            try:
+                loss.require(wishes.max_loss, wishes.max_class_loss)
+            except ModelError as error:
+                rung.refuse(size, NETWORK, str(error), wishes.terms)
+                raise
         return Prepared(candidate.report, rung.manifests(size), loss)
 
 
@@ -98,29 +119,44 @@ def _calibrate(launch: Launch, recipe: Any, wishes: Wishes, progress: Progress) 
     precision = launch.model.precision
     if precision not in CALIBRATED:
         raise ConfigError(f"--calibrate is for {' and '.join(CALIBRATED)}; {precision} needs no pictures")
-    checked = check_launch(launch)
     progress("calibrating", 0, 1)
-    store = LoweredGraphs(plan_cache(checked))
-    store.make(checked.files, [*AsTheyAre.graphs(recipe, wishes.size)], wishes.size, precision, wishes.calibrate)
+    recipe.calibrate(wishes.size, wishes.calibrate)
     progress("calibrating", 1, 1)
 
 
-def _loss(serving: Serving, launch: Launch, wishes: Wishes, progress: Progress) -> Any:
-    """IoU by class on labelled pictures, of the reference and of what was built. Raises ModelError above the limits."""
-    assert wishes.labelled
-    measure: Any = importlib.import_module("perception.models.precision_loss")
+def _loss(serving: Serving, recipe: Any, launch: Launch, wishes: Wishes, progress: Progress) -> PrecisionLoss:
+    """IoU by class in float32, and of what was built. Raises ModelError, DeviceError, ConfigError."""
     names = find(launch.model.path).card.class_table().names
+    frames, truths = _pictures(wishes, names)
+    with _exact(serving, recipe, wishes.size) as exact:
+        return precision_loss(
+            lambda i: exact(i).labels, lambda i: serving.model(i).labels, frames, names, truths, progress
+        )
+
+
+@contextmanager
+def _exact(serving: Serving, recipe: Any, size: Size) -> Iterator[Model]:
+    """The model in float32, on the CPU; its own graph, as the reference has it, may be in int8."""
+    if not isinstance(recipe, Lowered):
+        yield serving.promoter.reference.open().model
+        return
+    with closing(recipe.exact(size)) as model:
+        yield model
+
+
+def _pictures(wishes: Wishes, names: tuple[str, ...]) -> tuple[Iterable[Any], list[Any]]:
+    """(h, w, 3) frames of the camera's size, and their truths where they are labelled.
+
+    Those that are labelled, else those that were calibrated on, else the golden ones.
+    """
+    if not wishes.labelled:
+        if not wishes.calibrate:
+            return golden_frames(wishes.size), []
+        return (scaled(load_image(path), *wishes.size) for path in calibration_pictures(wishes.calibrate)), []
     truth = LabelFolder(wishes.labelled, scored_classes(names, ()))
     pictures = pictures_of(wishes.labelled, truth)
-    frames = (scaled(load_image(path), *wishes.size) for path in pictures.values())
     truths = [labels for name in pictures if (labels := truth.read(name).labels) is not None]
-    reference = serving.promoter.reference.open().model
-    served = serving.model
-    loss = measure.precision_loss(
-        lambda image: reference(image).labels, lambda image: served(image).labels, frames, names, truths, progress
-    )
-    loss.require(wishes.max_loss, wishes.max_class_loss)
-    return loss
+    return (scaled(load_image(path), *wishes.size) for path in pictures.values()), truths
 
 
 def selftest(model: str, progress: Progress) -> list[Report]:

@@ -6,6 +6,7 @@ They hold `TensorRtEngine` to its order of work: copies, addresses, capture and 
 from __future__ import annotations
 
 import ctypes
+import itertools
 from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
@@ -48,6 +49,21 @@ class FakeCuda:
         self.captured: list[Callable[[], None]] | None = None
         self.launches = self.waits = self.uploads = 0
         self.is_lost = False
+        self.begun: list[Callable[[], object]] = []  # in the default stream, which nobody has waited for yet
+        self.open: set[int] = set()  # handles of streams, graphs and events
+        self.graphs: dict[int, list[Callable[[], None]]] = {}
+        self._handles = itertools.count(7)
+
+    def made(self) -> int:
+        handle = next(self._handles)
+        self.open.add(handle)
+        return handle
+
+    def given_back(self, handle: int):
+        self.open.remove(handle)
+        return (Error.cudaSuccess,)
+
+    cudaStreamDestroy = cudaEventDestroy = given_back
 
     def do(self, work: Callable[[], None]) -> None:
         """Now, or later where a stream is being captured."""
@@ -73,7 +89,7 @@ class FakeCuda:
     cudaFreeHost = cudaFree
 
     def cudaMemset(self, address: int, value: int, size: int):
-        ctypes.memset(address, value, size)
+        self.begun.append(lambda: ctypes.memset(address, value, size))
         return (Error.cudaSuccess,)
 
     def cudaMemcpy(self, to: int, source: int, size: int, kind: Kind):
@@ -89,13 +105,15 @@ class FakeCuda:
         return (Error.cudaSuccess,)
 
     def cudaStreamCreateWithFlags(self, flags: int):
-        return Error.cudaSuccess, 7
-
-    def cudaStreamDestroy(self, stream: int):
-        return (Error.cudaSuccess,)
+        return Error.cudaSuccess, self.made()
 
     def cudaStreamSynchronize(self, stream: int):
         assert self.captured is None, "a wait can't be captured"
+        if stream == 0:
+            begun, self.begun = self.begun, []
+            for work in begun:
+                work()
+            return (Error.cudaSuccess,)
         self.waits += 1
         return (Error.cudaSuccess,)
 
@@ -108,18 +126,22 @@ class FakeCuda:
         return Error.cudaSuccess, work
 
     def cudaGraphInstantiate(self, graph: list, flags: int):
-        return Error.cudaSuccess, list(graph)
+        handle = self.made()
+        self.graphs[handle] = list(graph)
+        return Error.cudaSuccess, handle
 
-    def cudaGraphLaunch(self, graph: list, stream: int):
+    def cudaGraphLaunch(self, graph: int, stream: int):
         self.launches += 1
-        for work in graph:
+        for work in self.graphs[graph]:
             work()
         return (Error.cudaSuccess,)
 
     def cudaGraphDestroy(self, graph: Any):
         return (Error.cudaSuccess,)
 
-    cudaGraphExecDestroy = cudaGraphDestroy
+    def cudaGraphExecDestroy(self, graph: int):
+        del self.graphs[graph]
+        return self.given_back(graph)
 
     def cudaMemGetInfo(self):
         if self.is_lost:
@@ -128,18 +150,16 @@ class FakeCuda:
         return Error.cudaSuccess, self.room - used, self.room
 
     def cudaEventCreateWithFlags(self, flags: int):
-        return Error.cudaSuccess, object()
+        return Error.cudaSuccess, self.made()
 
-    def cudaEventRecord(self, event: object, stream: int):
+    def cudaEventRecord(self, event: int, stream: int):
         return (Error.cudaSuccess,)
 
-    def cudaEventElapsedTime(self, start: object, end: object):
+    def cudaEventElapsedTime(self, start: int, end: int):
         return Error.cudaSuccess, 0.5
 
-    def cudaEventSynchronize(self, event: object):
+    def cudaEventSynchronize(self, event: int):
         return (Error.cudaSuccess,)
-
-    cudaEventDestroy = cudaEventSynchronize
 
     def cudaGetLastError(self):
         return (Error.cudaSuccess,)

@@ -6,7 +6,9 @@ What goes wrong is told by files in the folder $PLAN_FAULTS, read when it would 
               network, "gpu" finds the GPU full)
     open      oom | broken | crash: how loading goes
     run       oom | lost | hang | slow | wrong | bug | crash: how a call goes
+              encoder | carry: what that alone says is wrong
     target    name of the device | none | bug
+    check     what it says of any precision, instead of having it
 """
 
 from __future__ import annotations
@@ -55,10 +57,14 @@ class HeaderCompiler:
             raise RuntimeError("in the bindings")
         return Target("header", "1.0", fault("target") or "CPU", "0.0", "none")
 
+    def check(self, precision: Precision) -> None:
+        if says := fault("check"):
+            raise ModelError(says)
+
     def compile(self, graph: Path, out: Path, precision: Precision, timing_cache: Path, progress: Progress) -> None:
         how = fault("compile")
         known = timing_cache.read_text() if timing_cache.exists() else ""
-        note(f"compile {os.getpid()} {os.getpriority(os.PRIO_PROCESS, 0)} {len(known)}")
+        note(f"compile {os.getpid()} {os.getpriority(os.PRIO_PROCESS, 0)} {len(known)} {precision}")
         for i in range(10):
             progress("tactics", i, 10)
             if i == 5:
@@ -128,6 +134,10 @@ class HeaderEngine:
         outputs = self._engine(arrays)
         if (how == "wrong" or self._is_wrong) and "labels" in outputs:
             outputs["labels"] = ((outputs["labels"] + 1) % 3).astype(np.uint8)
+        if how == "encoder" and "labels" not in outputs and "keys" in outputs:
+            outputs |= {"keys": -outputs["keys"]}
+        if how == "carry" and "probabilities" in outputs:
+            outputs |= {"probabilities": np.roll(outputs["probabilities"], 20, axis=3)}
         return outputs
 
     def close(self) -> None:

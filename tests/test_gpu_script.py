@@ -15,6 +15,8 @@ import pytest
 
 from perception.engines.plan import Precision, Progress, Target
 from perception.errors import ModelError
+from perception.models.card import find
+from perception.models.lowering import lowered
 from perception.protocols import Engine
 from tests.gpu.measure import Settings, measure
 from tests.gpu.steps import resident_mb
@@ -28,8 +30,10 @@ from perception.engines.tensorrt_engine import TensorRtEngine
 class StandIn:
     name = "stand-in"
 
-    def __init__(self, gpu: FakeCuda) -> None:
-        self.gpu = gpu
+    flags = ()
+
+    def __init__(self, gpu: FakeCuda | None = None) -> None:
+        self.gpu = gpu  # None in the child that builds
 
     def target(self) -> Target:
         return Target(self.name, "0", "no GPU", "0.0", "0")
@@ -43,6 +47,7 @@ class StandIn:
         shutil.copy(graph, out)
 
     def open(self, plan: Path) -> Engine:
+        assert self.gpu
         return TensorRtEngine(FakeTrt, None, FakePlan(plan, self.gpu), FakeLog())
 
 
@@ -67,7 +72,10 @@ def test_it_measures_everything_and_goes_on_after_a_precision_that_fails(tmp_pat
     assert figures["fp32"]["loss"]["points"] == 0
     assert {"with_propagator_ms", "kernels_ms", "outside_percent", "memory", "network_ms"} <= {*figures["fp32"]}
     assert figures["bf16"] == {"build_s": "failed: this one has no bf16"}
-    assert not [*tmp_path.glob("*bf16*")]  # it was not even lowered
+    made = [json.loads(path.read_text())["key"] for path in tmp_path.rglob("manifest.json")]
+    assert {key["precision"] for key in made} == {"fp32"}  # bf16 was not even lowered
+    served = lowered(find("road-float"), settings.camera, "fp32", parts=("network", "propagator"))
+    assert {path.read_bytes() for path in tmp_path.glob("cache/plans/*/plan")} == {*served.values()}
     assert on_disk(tmp_path).keys() == figures.keys()
     text = (tmp_path / "measured.md").read_text()
     assert "| | fp32 | bf16 |" in text
@@ -79,7 +87,8 @@ class WithoutMemory(StandIn):
 
     def compile(self, graph: Path, out: Path, precision: Precision, timing_cache: Path, progress: Progress) -> None:
         if graph.name.startswith("propagator"):
-            self.before = on_disk(out.parent)["fp32"]
+            folder = out.parents[3]
+            shutil.copy(folder / "measured.json", folder / "before.json")
             raise ZeroDivisionError("none\nat all")
         super().compile(graph, out, precision, timing_cache, progress)
 
@@ -90,14 +99,15 @@ def test_a_step_that_fails_costs_no_other_and_all_before_is_on_disk(tmp_path, se
 
     monkeypatch.setattr("tests.gpu.measure.lost", lost)
     settings.precisions = ("fp32",)
-    compiler = WithoutMemory(gpu)
-    figures = measure(settings, compiler)["fp32"]
-    assert {"build_s", "parity", "replay", "network_ms", "kernels_ms", "loss"} <= {*compiler.before}
+    figures = measure(settings, WithoutMemory(gpu))["fp32"]
+    before = json.loads((tmp_path / "before.json").read_text())["fp32"]
+    assert {"build_s", "parity", "replay", "network_ms", "kernels_ms", "loss"} <= {*before}
     assert figures["loss"] == "failed: no labels"
-    assert figures["with_propagator_ms"] == "failed: ZeroDivisionError: none at all"
+    assert figures["with_propagator_ms"].startswith("failed: the build's process ended with exit code 1")
+    assert figures["with_propagator_ms"].endswith("ZeroDivisionError: none at all")
     assert figures["memory"]["frames"] == 1
     assert on_disk(tmp_path)["fp32"].keys() == figures.keys()
-    assert "| failed: ZeroDivisionError: none at all |" in (tmp_path / "measured.md").read_text()
+    assert "| failed: the build's process ended with exit code 1" in (tmp_path / "measured.md").read_text()
 
 
 MEMORY = """

@@ -6,10 +6,14 @@ import threading
 import time
 from contextlib import closing
 
+import pytest
+
+from perception.errors import DeviceError
 from perception.serving.gate import Reference
 from perception.serving.ladder import EVERY, SETTLED, Ladder
 from perception.serving.promoter import Promoter
-from perception.serving.rungs import FEW, Opened, Size
+from perception.serving.rungs import FEW, Opened, Patience, Size, Standing
+from perception.serving.worker import Worker
 from tests.test_served_engine import NoModel, Sum, Watching, swap
 
 DEADLINE_S = 60.0
@@ -35,7 +39,7 @@ def test_an_engine_settles_once_whatever_its_hundredth_call_was() -> None:
 def test_each_kind_of_call_is_looked_at_whichever_its_place_in_a_frame_is() -> None:
     """Two calls a frame: counted together, every thirtieth would always be the second one's."""
     climbed = Ladder(Opened("bottom", NoModel(), Sum()), must_be_faster=True)
-    climbed.watcher = Watching()
+    climbed.watcher = watcher = Watching()
     climbed.bottom.note("network", [0.01] * FEW)
     swap(climbed)
     slow = climbed.serving
@@ -44,7 +48,31 @@ def test_each_kind_of_call_is_looked_at_whichever_its_place_in_a_frame_is() -> N
         climbed.step("network", lambda _: slow.note("network", [0.1] * 30))
         climbed.step("carry", lambda _: None)
     assert climbed.serving is climbed.bottom
-    assert "slow: " in climbed.fallen
+    assert watcher.falls == [("slow: 100.0 ms a call, where bottom takes 10.0", False)]
+    assert climbed.fallen == ""  # the fastest serves
+
+
+def test_an_engine_must_be_faster_than_the_one_that_serves() -> None:
+    climbed = Ladder(Opened("bottom", NoModel(), Sum()), must_be_faster=True)
+    climbed.bottom.note("network", [0.03] * FEW)
+    assert climbed.no_gain(0.02) == ""
+    swap(climbed)
+    climbed.serving.note("network", [0.01] * FEW)
+    assert climbed.no_gain(0.02) == "slow: 20.0 ms a call, where device takes 10.0"
+    assert climbed.no_gain(0.009) == ""
+    assert ladder().no_gain(10.0) == ""  # named: nobody minds
+
+
+def test_a_call_of_a_kind_that_is_not_known_yet_may_take_what_a_frame_does() -> None:
+    worker, end = Worker("device"), threading.Event()
+    standing = Standing(Opened("device", NoModel()), worker, Patience(least_s=0.01, times=1.0, first_s=DEADLINE_S))
+    standing.note("network", [0.02] * FEW)
+    try:
+        with pytest.raises(DeviceError, match=r"no answer within 0\.02 s"):
+            standing.run("state", lambda _: end.wait(DEADLINE_S), time.monotonic)
+    finally:
+        end.set()
+        worker.close()
 
 
 def test_the_background_goes_on_after_an_error_of_its_own() -> None:

@@ -16,12 +16,13 @@ from onnx import helper
 from perception.build.model import open_model
 from perception.drives.rendered import RenderedDrive
 from perception.engines import open_engine
+from perception.engines.plan import carrying_precision
 from perception.errors import ModelError
 from perception.looks import Looks
 from perception.models.card import Card, Grouping, ModelFiles, find
 from perception.models.compiled import CompiledModel, segments_of
 from perception.models.graph import scaled
-from perception.models.lowering import carrying_precision, lower, lower_encoder, lower_propagator, lowered
+from perception.models.lowering import lower, lower_encoder, lower_propagator, lowered
 from perception.models.lowering.arrays import FLOAT, UINT8, Writer
 from perception.models.lowering.camera import prepared
 from perception.models.lowering.merging import Seen, grid_of, grouped

@@ -163,7 +163,7 @@ def test_the_timing_cache_is_kept_for_the_target(cache: PlanCache, graph: Path, 
     built(cache, graph)
     graph.write_bytes(b"another graph")
     built(cache, graph)
-    assert [int(known) for _, _, known in compiles(faults)] == [0, len("timed\n")]
+    assert [int(known) for _, _, known, _ in compiles(faults)] == [0, len("timed\n")]
 
 
 def test_a_child_builds_and_tells_of_it_at_the_lowest_priority(cache: PlanCache, graph: Path, faults: Path) -> None:
@@ -171,7 +171,7 @@ def test_a_child_builds_and_tells_of_it_at_the_lowest_priority(cache: PlanCache,
     key = in_child(cache, graph, lambda *news: told.append(news), niceness=19)
     assert cache.find(key)
     assert [news for news in told if news[0] == "tactics"] == [("tactics", i, 10) for i in range(10)]
-    ((pid, niceness, _),) = compiles(faults)
+    ((pid, niceness, *_),) = compiles(faults)
     assert int(pid) != os.getpid()
     assert niceness == "19"
 

@@ -12,11 +12,12 @@ import pytest
 from numpy.typing import NDArray
 
 from perception.engines.building import build, key_of
-from perception.engines.cache import PlanCache, PlanKey
+from perception.engines.cache import CacheError, PlanCache, PlanKey
+from perception.engines.plan import Precision
 from perception.errors import DeviceError, ModelError
 from perception.protocols import Engine
 from perception.serving.plan_rung import PlanRung
-from perception.serving.rungs import Opened
+from perception.serving.rungs import Opened, Refused
 from perception.types import Panoptic
 from tests.plan_fakes import HeaderCompiler, HeaderEngine
 from tests.test_panoptic import CARD, ENCODER, tiny_panoptic
@@ -45,11 +46,19 @@ class OneEngine:
 class OneGraph:
     """Implements `plan_rung.Recipe`."""
 
-    def __init__(self, graph: Path) -> None:
-        self.graph = graph
+    def __init__(self, graph: Path, **parts: Precision) -> None:
+        self.graph, self.parts = graph, parts or {"network": "fp16"}
+        self.asked = self.forgotten = 0
 
     def graphs(self, size: tuple[int, int]) -> Mapping[str, Path]:
-        return {"network": self.graph}
+        self.asked += 1
+        return dict.fromkeys(self.parts, self.graph)
+
+    def precision(self, part: str) -> Precision:
+        return self.parts[part]
+
+    def forget(self, size: tuple[int, int]) -> None:
+        self.forgotten += 1
 
     def assemble(self, engines: Mapping[str, Engine], name: str, size: tuple[int, int]) -> Opened:
         return Opened(name, OneEngine(engines["network"]))
@@ -179,3 +188,63 @@ def test_only_service_forgives_the_processes_that_died(place: Place) -> None:
     rung.open().close()
     rung.settled(has_served=True)
     assert not [*entry.parent.glob("*.trial-*")]
+
+
+def test_each_part_is_built_in_its_own_precision_and_kept_under_it(place: Place) -> None:
+    recipe = OneGraph(place.graph, network="int8", propagator="fp16")
+    rung = PlanRung("header", HeaderCompiler, recipe, place.cache, "int8", niceness=0)
+    prepare(rung)
+    built = {part: manifest.key["precision"] for part, (_, manifest) in rung.manifests(SIZE).items()}
+    assert built == {"network": "int8", "propagator": "fp16"}
+    compiled = [line.split()[-1] for line in (place.faults / "log").read_text().splitlines()]
+    assert compiled[1:] == ["int8"]  # the propagator's plan of fp16 was there
+
+
+def test_a_precision_that_is_not_there_costs_no_graph(place: Place) -> None:
+    (place.faults / "check").write_text("this GPU has no fp8")
+    recipe = OneGraph(place.graph)
+    with pytest.raises(ModelError, match="this GPU has no fp8"):
+        PlanRung("header", HeaderCompiler, recipe, place.cache, "fp8", niceness=0).needs_build(SIZE)
+    assert not recipe.asked
+
+
+def test_a_refused_plan_is_neither_built_nor_loaded_until_other_terms_or_a_new_build(place: Place) -> None:
+    rung = place.rung()
+    rung.refuse(SIZE, "network", "loses 2 points", "at most 1")
+    for asks in (lambda: rung.needs_build(SIZE), lambda: prepare(rung), place.rung):
+        with pytest.raises(Refused, match="loses 2 points; perception build with --again"):
+            asks()
+    rung.reconsider(SIZE, "at most 1")
+    with pytest.raises(Refused):
+        prepare(rung)
+    rung.reconsider(SIZE, "at most 3")
+    prepare(rung)
+    rung.refuse(SIZE, "network", "loses 2 points", "at most 1")
+    rung.forget(SIZE)
+    prepare(rung)
+    rung.open().close()
+
+
+def test_a_plan_in_a_folder_that_others_may_write_to_is_not_loaded(place: Place) -> None:
+    rung = place.rung()
+    place.cache.entry(place.key).parent.chmod(0o777)
+    for asks in (lambda: rung.needs_build(SIZE), lambda: prepare(rung), rung.open):
+        with pytest.raises(CacheError, match="can be changed by other users"):
+            asks()
+
+
+def test_graphs_are_asked_for_again_before_a_build(place: Place) -> None:
+    rung = place.rung()
+    recipe = rung.recipe
+    assert isinstance(recipe, OneGraph)
+    asked = recipe.asked
+    prepare(rung)  # a user may have emptied the cache since
+    assert recipe.asked == asked + 1
+
+
+def test_a_new_build_has_its_graphs_made_anew(place: Place) -> None:
+    rung = place.rung()
+    rung.forget(SIZE)
+    assert isinstance(rung.recipe, OneGraph)
+    assert rung.recipe.forgotten == 1
+    assert rung.needs_build(SIZE)

@@ -151,6 +151,17 @@ def test_the_loss_is_counted_by_class_and_refused_above_the_limit():
         loss.require()
 
 
+def test_without_truth_a_class_of_few_pixels_decides_nothing():
+    exact, given = np.zeros((100, 100), np.uint8), np.zeros((100, 100), np.uint8)
+    exact[0, :8] = 1
+    frame = np.zeros((2, 2, 3), np.uint8)
+    loss = precision_loss(maps(exact), maps(given), [frame], ["road", "car"])
+    assert [row[3] for row in loss.rows()] == [pytest.approx(0.08), 100.0]
+    loss.require()
+    with pytest.raises(ModelError, match="of car"):
+        precision_loss(maps(exact), maps(given), [frame], ["road", "car"], [exact]).require()
+
+
 def test_with_truth_the_loss_is_what_the_truth_says():
     truth, exact, given = (np.zeros((4, 8), np.uint8) for _ in range(3))
     truth[:, 4:], exact[:, 5:], given[:, 4:] = 1, 1, 1

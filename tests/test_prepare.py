@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
+from contextlib import closing
 from pathlib import Path
 
 import msgspec
 import numpy as np
 import pytest
 
+from perception.cli.build import loss_table
 from perception.config import Launch
 from perception.engines import chosen, measured
 from perception.errors import ConfigError, ModelError
 from perception.opencv import cv2
 from perception.prepare import Wishes, prepare, selftest
+from perception.serving.rungs import Refused
+from tests.plan_fakes import HeaderCompiler
 from tests.test_panoptic import tiny_panoptic
 from tests.test_plan_cache import faults  # noqa: F401  # a fixture
-from tests.test_serving import WAYS, compiles, launch_of
+from tests.test_serving import WAYS, Drive, compiles, launch_of
 
 WISHES = Wishes((64, 32))
 
@@ -62,14 +65,68 @@ def labelled(folder: Path) -> Path:
     return folder
 
 
-def test_the_loss_by_class_is_measured_where_asked(tmp_path: Path, faults: Path) -> None:  # noqa: F811
-    if importlib.util.find_spec("perception.models.precision_loss") is None:
-        pytest.skip("this version measures no loss of precision")
+def test_the_loss_by_class_is_measured_on_labels_where_there_are_some(tmp_path: Path, faults: Path) -> None:  # noqa: F811
     wishes = dataclasses.replace(WISHES, labelled=labelled(tmp_path / "data"))
     loss = prepare(launch_of(tmp_path), wishes, quiet, WAYS).loss
+    assert loss.has_truth
     assert [(name, points) for name, _, _, points in loss.rows()] == [("road", 0.0), ("person", 0.0)]
+
+
+def test_else_it_is_measured_against_float32(tmp_path: Path, faults: Path) -> None:  # noqa: F811
+    loss = prepare(launch_of(tmp_path), WISHES, quiet, WAYS).loss
+    assert (loss.has_truth, loss.frames) == (False, 6)  # the golden ones
+    assert loss.rows()
+    assert "IoU with fp32" in str(loss_table(loss).columns[0].header)
+
+
+def test_what_loses_too_much_is_refused_for_the_node_too(tmp_path: Path, faults: Path) -> None:  # noqa: F811
+    launch, wishes = launch_of(tmp_path), dataclasses.replace(WISHES, max_loss=-1.0)
     with pytest.raises(ModelError, match="at most -1"):
-        prepare(launch_of(tmp_path), dataclasses.replace(wishes, max_loss=-1.0), quiet, WAYS)
+        prepare(launch, wishes, quiet, WAYS)
+    assert not [path for path in (tmp_path / "plans" / "plans").iterdir() if path.is_dir()]
+    with closing(Drive(launch)) as drive:
+        drive.step_until(lambda: drive.row().state == "refused")
+        assert "loses 0.00 points" in drive.row().reason
+        assert drive.step().validity == "observed"
+    for same in (wishes, WISHES):  # who asks for no limit has not looked at the loss
+        with pytest.raises(Refused, match=r"loses 0\.00 points"):
+            prepare(launch, same, quiet, WAYS)
+    assert compiles(faults) == 1
+    prepare(launch, dataclasses.replace(wishes, max_loss=1.0), quiet, WAYS)
+    assert compiles(faults) == 2
+    with pytest.raises(ModelError, match="at most -1"):
+        prepare(launch, wishes, quiet, WAYS)
+    prepare(launch, dataclasses.replace(WISHES, again=True), quiet, WAYS)
+    with closing(Drive(launch)) as drive:
+        drive.step_until(drive.serves_plan)
+
+
+def test_a_precision_that_is_not_there_is_said_before_the_pictures_are_read(tmp_path: Path, faults: Path) -> None:  # noqa: F811
+    (faults / "check").write_text("this GPU has no int8")
+    launch = launch_of(tmp_path)
+    launch = msgspec.structs.replace(launch, model=msgspec.structs.replace(launch.model, precision="int8"))
+    with pytest.raises(ModelError, match="this GPU has no int8"):
+        prepare(launch, dataclasses.replace(WISHES, calibrate=tmp_path), quiet, WAYS)
+
+
+def test_a_lowered_model_is_calibrated_built_and_held_against_float32(
+    tmp_path: Path,
+    faults: Path,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("perception.build.serving.open_tensorrt", HeaderCompiler)
+    monkeypatch.setattr("perception.build.serving.has_cuda_provider", lambda: False)
+    ways = dataclasses.replace(WAYS, compiler=None)
+    launch = launch_of(tmp_path, network_every=2)
+    launch = msgspec.structs.replace(launch, model=msgspec.structs.replace(launch.model, precision="int8"))
+    with pytest.raises(ModelError, match=r"int8 is calibrated .* --network-every 2 .* --calibrate FOLDER"):
+        prepare(launch, WISHES, quiet, ways)
+    pictures = labelled(tmp_path / "data") / "images"
+    done = prepare(launch, dataclasses.replace(WISHES, calibrate=pictures), quiet, ways)
+    assert {*done.plans} == {"network", "encoder"}
+    assert (done.loss.frames, done.loss.has_truth) == (1, False)
+    prepare(launch, dataclasses.replace(WISHES, again=True), quiet, ways)  # without its pictures: of the same graphs
+    assert compiles(faults) == 4
 
 
 def test_auto_takes_the_engine_that_was_measured_to_be_the_fastest(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,9 +14,10 @@ from perception.errors import DeviceError
 from perception.protocols import TensorSpec
 from perception.serving.ladder import Ladder, ServedModel
 from perception.serving.rungs import Opened, Patience, Standing
+from perception.serving.samples import Sample
 from perception.serving.served_engine import FETCH_EVERY, ServedEngine
 from perception.serving.worker import Worker
-from perception.types import Features, Panoptic
+from perception.types import Features, Panoptic, Segment
 from tests.test_node import until
 
 HANG_S = 20.0  # most
@@ -76,6 +78,7 @@ class NoModel:
 
 
 ONE = {"keys": np.ones(1, np.float32)}
+IMAGE = np.zeros((1, 1, 3), np.uint8)
 
 
 @pytest.fixture
@@ -91,11 +94,12 @@ def served(ladder: Ladder) -> ServedEngine:
     return engine
 
 
-def swap(ladder: Ladder) -> KeepingSum:
-    keeping = KeepingSum()
-    ladder.offer(Standing(Opened("device", NoModel(), keeping)), True)
+def swap(ladder: Ladder, engine: Any = None) -> Any:
+    """An engine serves from now on, one that keeps its state if none is given."""
+    engine = engine or KeepingSum()
+    ladder.offer(Standing(Opened("device", NoModel(), engine)), True)
     ladder.settle()
-    return keeping
+    return engine
 
 
 def test_a_state_goes_on_over_a_swap(ladder: Ladder, served: ServedEngine) -> None:
@@ -142,6 +146,125 @@ def test_who_keeps_its_state_itself_gives_and_takes_it(ladder: Ladder) -> None:
     assert {name: float(value[0]) for name, value in out.items()} == {"y": 5, "next_s": 5}
 
 
+# What is no number
+
+NAN = np.full(1, np.nan, np.float32)
+
+
+class Spoilt:
+    """What the next call of an engine gives is no number."""
+
+    is_spoilt = False
+
+    def __call__(self, arrays: Mapping[str, NDArray]) -> dict[str, NDArray]:
+        out = super().__call__(arrays)  # type: ignore[misc]
+        if self.is_spoilt:
+            self.is_spoilt = False
+            return {name: NAN.copy() for name in out}
+        return out
+
+
+class SpoiltSum(Spoilt, Sum): ...
+
+
+class SpoiltKeepingSum(Spoilt, KeepingSum):
+    """Its state too."""
+
+    def __call__(self, arrays: Mapping[str, NDArray]) -> dict[str, NDArray]:
+        was_spoilt = self.is_spoilt
+        out = super().__call__(arrays)
+        self.state = {"memory_s": NAN.copy()} if was_spoilt else self.state
+        return out
+
+
+@pytest.mark.parametrize(("kind", "kept"), [(SpoiltSum, FETCH_EVERY + 3), (SpoiltKeepingSum, FETCH_EVERY)])
+def test_an_accelerator_that_gives_no_number_has_failed(
+    ladder: Ladder, served: ServedEngine, kind: type[Sum], kept: int
+) -> None:
+    engine = swap(ladder, kind())
+    for _ in range(FETCH_EVERY + 3):
+        served(ONE)
+    engine.is_spoilt = True  # type: ignore[attr-defined]
+    assert float(served(ONE)["y"][0]) == kept + 1  # the bottom answers the same frame, from the last good state
+    assert ladder.engine == "bottom"
+    assert "propagator's y hold what is no number" in ladder.fallen
+    assert float(served.read_state()["memory_s"][0]) == kept + 1
+
+
+def test_a_state_that_is_no_number_is_not_fetched(ladder: Ladder, served: ServedEngine) -> None:
+    engine = swap(ladder)
+    served(ONE)
+    engine.state = {"memory_s": NAN}
+    assert float(served.read_state()["memory_s"][0]) == 0
+    assert "memory_s hold what is no number" in ladder.fallen
+    assert float(served(ONE)["y"][0]) == 1
+
+
+def test_what_a_pinned_engine_spoils_is_lost_with_its_frame_alone() -> None:
+    ladder = Ladder(Opened("bottom", NoModel(), Sum()), must_be_faster=False, is_pinned=True)
+    served = ServedEngine(ladder, Sum(), ServedModel(ladder))
+    served.keep_state({"memory_s": "next_s"})
+    engine = swap(ladder, SpoiltKeepingSum())
+    served(ONE)
+    engine.is_spoilt = True  # type: ignore[attr-defined]
+    with pytest.raises(DeviceError, match="no number"):
+        served(ONE)
+    assert float(served(ONE)["y"][0]) == 1
+    assert ladder.engine == "device"
+
+
+class Shown:
+    """A model that sees the same in every image."""
+
+    mask_size: tuple[int, int] = (1, 1)
+
+    def __init__(self, number: float, score: float) -> None:
+        keys = np.full(1, number, np.float32)
+        segment = Segment(0, score, 1, (0, 0, 1, 1))
+        labels, ids = np.zeros((1, 1), np.uint8), np.ones((1, 1), np.uint16)
+        self.seen = Panoptic(labels, ids, (segment,), Features(keys, keys, keys, keys))
+
+    def __call__(self, image: NDArray[np.uint8]) -> Panoptic:
+        return self.seen
+
+    def features(self, image: NDArray[np.uint8]) -> Features | None:
+        return self.seen.features
+
+    def close(self) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("number", "score", "kind"), [(np.nan, 0.5, "network"), (np.nan, 0.5, "encoder"), (1.0, np.nan, "network")]
+)
+def test_a_picture_with_what_is_no_number_is_seen_by_the_bottom(number: float, score: float, kind: str) -> None:
+    bottom = Shown(1.0, 0.5)
+    ladder = Ladder(Opened("bottom", bottom), must_be_faster=False)
+    model = ServedModel(ladder)
+    ladder.offer(Standing(Opened("device", Shown(number, score))), True)
+    ladder.settle()
+    if kind == "network":
+        assert model(IMAGE) is bottom.seen
+    else:
+        assert model.features(IMAGE) is bottom.seen.features
+    assert (ladder.engine, "no number" in ladder.fallen) == ("bottom", True)
+
+
+@pytest.mark.parametrize("has_carrier", [True, False])
+def test_features_that_are_no_numbers_are_the_accelerators_failure(has_carrier: bool) -> None:
+    """They stay where it runs: nobody has looked at them before they lead to what is no number."""
+    ladder = Ladder(Opened("bottom", Seeing(np.array(2, np.float32)), Sum()), must_be_faster=False)
+    model = ServedModel(ladder)
+    served = ServedEngine(ladder, Sum(), model)
+    served.keep_state({"memory_s": "next_s"})
+    there = DeviceArray(np.nan)
+    ladder.offer(Standing(Opened("device", Seeing(there), KeepingSum() if has_carrier else None)), True)
+    ladder.settle()
+    model(IMAGE)
+    assert float(served({"keys": there})["y"][0]) == 2  # type: ignore[dict-item]  # the bottom's own
+    assert ladder.engine == "bottom"
+    assert "no number" in ladder.fallen
+
+
 # Calls that hang
 
 
@@ -167,14 +290,14 @@ class DeviceArray:
 
     hang: threading.Event | None = None
 
-    def __init__(self) -> None:
-        self.fetches = 0
+    def __init__(self, number: float = 1.0) -> None:
+        self.number, self.fetches = number, 0
 
     def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray:
         self.fetches += 1
         if self.hang:
             self.hang.wait(HANG_S)
-        return np.ones(1, np.float32)
+        return np.full(1, self.number, np.float32)
 
 
 class Seeing(NoModel):
@@ -192,17 +315,17 @@ class Watching:
 
     def __init__(self) -> None:
         self.steady: list[Standing] = []
+        self.falls: list[tuple[str, bool]] = []  # and whether what fell is missed
 
     def settled(self, standing: Standing) -> None:
         self.steady.append(standing)
 
-    def fell(self, standing: Standing, reason: str) -> None: ...
+    def fell(self, standing: Standing, reason: str, is_missed: bool) -> None:
+        self.falls.append((reason, is_missed))
+
     def took(self, standing: Standing) -> None: ...
     def left(self, standing: Standing) -> None: ...
-    def sampled(self, standing: Standing, image: NDArray[np.uint8], seen: Panoptic) -> None: ...
-
-
-IMAGE = np.zeros((1, 1, 3), np.uint8)
+    def sampled(self, standing: Standing, kind: str, sample: Sample) -> None: ...
 
 
 @pytest.fixture

@@ -25,13 +25,10 @@ from perception.config import Launch, ModelConfig, PublishConfig, RecordConfig, 
 from perception.engines.building import build, key_of
 from perception.engines.cache import PlanCache
 from perception.errors import DeviceError, ModelError
-from perception.models.panoptic import PanopticModel
 from perception.pipeline import Pipeline
 from perception.replay.stage import Stage
 from perception.serving.backoff import Backoff
-from perception.serving.candidate import Candidate
-from perception.serving.plan_rung import DirectRung
-from perception.serving.rungs import Opened, Patience
+from perception.serving.rungs import Patience
 from perception.serving.serving import Serving
 from perception.serving.worker import Worker
 from perception.stopwatch import Stopwatch
@@ -228,6 +225,14 @@ def test_an_engine_that_sees_otherwise_is_refused_and_never_serves(drive: Drive,
     assert json.loads((entry / "conformance.json").read_text())["passed"] is False
 
 
+def test_an_engine_whose_encoder_alone_sees_otherwise_is_refused(tmp_path: Path, faults: Path) -> None:
+    (faults / "run").write_text("encoder")
+    with closing(Drive(launch_of(tmp_path, network_every=2))) as drive:
+        drive.step_until(lambda: drive.row().state == "refused")
+        assert "cosine of encoder's keys" in drive.row().reason
+        assert {name for name, _ in drive.scenes} == {"onnxruntime"}
+
+
 @pytest.mark.parametrize("how", ["fail", "crash"])
 def test_a_build_that_fails_three_times_is_left(drive: Drive, faults: Path, how: str, tmp_path: Path) -> None:
     (faults / "compile").write_text(how)
@@ -319,23 +324,14 @@ def test_an_error_of_any_kind_is_told_and_the_engine_tried_again(tmp_path: Path,
         drive.step_until(drive.serves_plan)
 
 
-def test_an_engine_asked_for_by_name_is_missed_while_a_lesser_one_serves(tmp_path: Path, faults: Path) -> None:
-    prebuilt(tmp_path)
-    (faults / "open").write_text("oom")
-    launch = launch_of(tmp_path)
-    launch = msgspec.structs.replace(launch, model=msgspec.structs.replace(launch.model, engine="tensorrt"))
-
-    def lesser() -> Opened:
-        model = open_model(check_launch(launch).files, "onnxruntime", 1)
-        assert isinstance(model, PanopticModel)
-        model.wants_features = True
-        return Opened("lesser", model)
-
-    with closing(Drive(launch, dataclasses.replace(WAYS, backoff_s=(60.0, 60.0)))) as drive:
-        drive.serving.promoter.candidates.append(Candidate(DirectRung("lesser", lesser), Backoff(), is_wanted=True))
-        drive.step_until(lambda: drive.serving.engine == "lesser")
-        assert drive.step().validity == "degraded"
-        assert "out of memory" in drive.step().reason
+def test_a_build_that_says_nothing_for_too_long_is_ended_and_tried_again(tmp_path: Path, faults: Path) -> None:
+    (faults / "compile").write_text("slow")
+    patience = dataclasses.replace(WAYS.patience or Patience(), build_s=3.0)
+    with closing(Drive(launch_of(tmp_path), dataclasses.replace(WAYS, patience=patience))) as drive:
+        drive.step_until(lambda: drive.row().state == "failed")
+        assert "its build was ended, for it said nothing for 3 s" in drive.row().reason
+        (faults / "compile").write_text("")
+        drive.step_until(drive.serves_plan)
 
 
 def test_an_engine_asked_for_by_name_that_does_not_come_is_missed(tmp_path: Path, faults: Path) -> None:
@@ -406,6 +402,14 @@ def test_an_engine_that_drifts_is_left_within_a_few_checks(served: Drive, faults
     assert served.step().validity == "degraded"
 
 
+def test_frames_that_the_network_skips_are_checked_too(tmp_path: Path, faults: Path) -> None:
+    with closing(Drive(launch_of(tmp_path, network_every=2))) as drive:
+        drive.step_until(drive.serves_plan)
+        (faults / "run").write_text("encoder")
+        drive.step_until(lambda: drive.row().demotions > 0)
+        assert "drifts from the reference: cosine of encoder's keys" in drive.serving.fallen
+
+
 def test_an_engine_that_is_slower_than_the_bottom_is_left(tmp_path: Path, faults: Path) -> None:
     ways = dataclasses.replace(WAYS, backoff_s=(0.05, 100.0), must_be_faster=True)
     prebuilt(tmp_path)
@@ -424,9 +428,23 @@ def test_an_engine_that_becomes_slow_is_left(tmp_path: Path, faults: Path) -> No
         drive.step_until(drive.serves_plan)
         (faults / "run").write_text("slow")
         drive.step_until(lambda: drive.row().demotions > 0)
-        assert drive.step().validity == "degraded"
         # a stall of the machine may have ended it first; then it is tried again, and found to be slow
-        drive.step_until(lambda: "slow: " in drive.scenes[-1][1].reason + drive.row().reason)
+        drive.step_until(lambda: drive.row().state == "failed" and "slow: " in drive.row().reason)
+        assert drive.step().validity == "observed"
+        assert drive.serving.fallen == ""
+
+
+def test_an_engine_that_fails_and_is_slow_then_is_not_missed(tmp_path: Path, faults: Path) -> None:
+    ways = dataclasses.replace(WAYS, check_every=1000, backoff_s=(0.05, 0.05), must_be_faster=True)
+    prebuilt(tmp_path)
+    with closing(Drive(launch_of(tmp_path), ways)) as drive:
+        drive.step_until(drive.serves_plan)
+        (faults / "run").write_text("lost")
+        assert drive.step().validity == "degraded"
+        (faults / "run").write_text("slow")
+        drive.step_until(lambda: drive.step().validity == "observed")
+        assert "slow: " in drive.row().reason
+        assert not drive.serves_plan()
 
 
 def test_closing_in_the_middle_of_a_build_ends_it(tmp_path: Path, faults: Path) -> None:

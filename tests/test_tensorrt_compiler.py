@@ -5,9 +5,12 @@ from __future__ import annotations
 import re
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from perception.engines import tensorrt, tensorrt_api
+from perception.engines.building import key_of
 from perception.engines.plan import Precision
 from perception.engines.tensorrt import TensorRtCompiler
 from perception.errors import DeviceError, ModelError
@@ -20,6 +23,20 @@ from perception.engines import cuda
 
 
 class OneGpu(FakeCuda):
+    capability = (9, 0)
+
+    class cudaDeviceAttr:
+        cudaDevAttrComputeCapabilityMajor, cudaDevAttrComputeCapabilityMinor = range(2)
+
+    def cudaDeviceGetAttribute(self, attribute: int, device: int):
+        return Error.cudaSuccess, self.capability[attribute]
+
+    def cudaGetDeviceProperties(self, device: int):
+        return Error.cudaSuccess, SimpleNamespace(name=b"NVIDIA H200\0")
+
+    def cudaDriverGetVersion(self):
+        return Error.cudaSuccess, 12080
+
     def cudaGetDeviceCount(self):
         return Error.cudaSuccess, 1
 
@@ -80,7 +97,6 @@ def test_types_are_those_of_the_graph(trt, graph):
     else:
         assert flags == []
         assert not any(precision or outputs for precision, outputs in types.values())
-    assert ("clear", "TF32") not in trt.log
 
 
 @pytest.mark.parametrize("trt", ["8.6.1"], indirect=True)
@@ -95,9 +111,21 @@ def test_a_layer_of_reals_computes_in_them_whatever_it_makes(trt, graph):
     assert types["gather"] == types["cast"] == ("", {})
 
 
-def test_the_reference_is_exact(trt, graph):
-    compiled(graph, "fp32")
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_what_is_float32_in_the_graph_is_exact_in_all_precisions(trt, graph, precision):
+    compiled(graph, precision)
     assert ("clear", "TF32") in trt.log
+
+
+def test_what_is_set_and_the_code_that_sets_it_are_in_the_key_of_a_plan(trt, graph, monkeypatch, tmp_path):
+    flags = TensorRtCompiler().flags
+    assert {"workspace=4096MiB", "no-tf32"} <= {*flags}
+    key = key_of(TensorRtCompiler(), graph, "fp16")
+    assert key.flags == flags
+    other = tmp_path / "tensorrt_api.py"
+    other.write_bytes(Path(tensorrt_api.__file__).read_bytes() + b"# changed\n")
+    monkeypatch.setattr(tensorrt, "_CODE", [tensorrt._CODE[0], other])
+    assert key_of(TensorRtCompiler(), graph, "fp16").digest() != key.digest()
 
 
 def test_progress_comes_to_its_end(trt, graph):
@@ -115,6 +143,20 @@ def test_fp8_needs_a_version_that_has_it(trt, graph):
     else:
         TensorRtCompiler().check("fp8")
         compiled(graph, "fp8")
+
+
+@pytest.mark.parametrize("trt", ["11.4.0"], indirect=True)
+@pytest.mark.parametrize(
+    ("precision", "capability", "least"),
+    [("fp8", (8, 6), "8.9"), ("bf16", (7, 5), "8.0"), ("fp8", (8, 9), ""), ("bf16", (8, 0), ""), ("fp8", (12, 1), "")],
+)
+def test_a_precision_needs_a_gpu_that_computes_in_it(trt, gpu, precision, capability, least):
+    gpu.capability = capability
+    if not least:
+        TensorRtCompiler().check(precision)
+        return
+    with pytest.raises(ModelError, match=rf"^this GPU has no {precision}: .* {least} is needed; take fp16$"):
+        TensorRtCompiler().check(precision)
 
 
 def test_what_the_parser_does_not_know_is_one_line(trt, graph):

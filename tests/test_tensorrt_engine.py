@@ -144,6 +144,40 @@ def test_closing_gives_all_memory_back(tmp_path, gpu):
     assert len(gpu.blocks) == before
 
 
+def test_an_engine_that_can_t_be_opened_leaves_nothing(tmp_path, gpu):
+    gpu.room = 50
+    for _ in range(3):
+        with pytest.raises(DeviceError):
+            engine(tmp_path, gpu)
+    assert not gpu.open
+    assert not gpu.blocks
+
+
+def test_streams_graphs_and_events_go_with_who_has_them_once(tmp_path, gpu):
+    e = engine(tmp_path, gpu)
+    for _ in range(3):
+        e({"x": ones(), "memory_sum": ones()})
+    e.kernels_ms(2)
+    assert len(gpu.open) == 2  # the stream and one graph: what was measured with is closed
+    del e
+    assert not gpu.open
+    event, stream = cuda.Event(), cuda.Stream()
+    for _ in range(2):
+        event.close()
+        stream.close()
+    assert not gpu.open
+
+
+def test_memory_is_zeroed_before_anything_is_written_there(tmp_path, gpu):
+    e = engine(tmp_path, gpu)
+    e.keep_state(STATE)
+    e.load_state({"memory_sum": ones(5)})
+    for work in gpu.begun:  # the default stream comes to it late
+        work()
+    assert e({"x": ones()})["twice"].tolist() == ones(12).tolist()
+    assert not gpu.begun
+
+
 def test_arrays_that_a_caller_holds_outlive_the_engine(tmp_path, gpu):
     e = engine(tmp_path, gpu)
     out = e({"x": ones(3), "memory_sum": ones(0)})["twice"]

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-import importlib
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from perception.build.lowering import ENCODER, NETWORK, PROPAGATOR, LoweredGraphs
+from perception.build.lowering import ENCODER, NETWORK, PROPAGATOR, LoweredGraphs, precision_of
 from perception.config import Launch
+from perception.engines import open_engine
+from perception.engines.plan import Precision
 from perception.models.card import ModelFiles
 from perception.models.panoptic import PanopticModel
 from perception.models.semantic import SemanticModel
 from perception.protocols import Engine
 from perception.serving.rungs import Opened, Size
 from perception.stopwatch import Stopwatch
+
+if TYPE_CHECKING:
+    from perception.models.compiled import CompiledModel
 
 
 class AsTheyAre:
@@ -42,6 +47,12 @@ class AsTheyAre:
         found = {NETWORK: files.graph}
         found |= {ENCODER: files.encoder} if self.has_encoder and files.encoder else {}
         return found | ({PROPAGATOR: files.propagator} if self._has_carrier and files.propagator else {})
+
+    def precision(self, part: str) -> Precision:
+        return precision_of(part, self._launch.model.precision)
+
+    def forget(self, size: Size) -> None:
+        """Nothing: they are the user's."""
 
     def assemble(self, engines: Mapping[str, Engine], name: str, size: Size) -> Opened:
         kinds: dict[str, Any] = {"semantic": SemanticModel, "panoptic": PanopticModel}
@@ -80,11 +91,40 @@ class Lowered(AsTheyAre):
         self._store = store
 
     def graphs(self, size: Size) -> Mapping[str, Path]:
-        return self._store.graphs(self._files, [*super().graphs(size)], size, self._launch.model.precision)
+        parts, precision = self.parts(size), self._launch.model.precision
+        return self._store.graphs(self._files, parts, size, precision, self._calibrate(size))
+
+    def parts(self, size: Size) -> list[str]:
+        """Names of the graphs that this launch file's node runs."""
+        return [*super().graphs(size)]
+
+    def forget(self, size: Size) -> None:
+        self._store.forget(self._files, self.parts(size), size, self._launch.model.precision)
+
+    def calibrate(self, size: Size, pictures: Path) -> None:
+        """Make all of them on a folder of the camera's pictures. Raises ModelError."""
+        self._store.make(self._files, self.parts(size), size, self._launch.model.precision, pictures)
+
+    def exact(self, size: Size) -> CompiledModel:
+        """The network in float32, on the CPU: what is lost by less is held against it. Raises ModelError."""
+        from perception.models.compiled import CompiledModel
+
+        graph = self._store.graphs(self._files, [NETWORK], size, "fp32")[NETWORK]
+        return CompiledModel(self._files, open_engine(graph, "onnxruntime"))
+
+    def _calibrate(self, size: Size) -> str:
+        """The command that does so for what this launch file asks for."""
+        model, tracking = self._launch.model, self._launch.tracking.kind
+        words = [model.path, "--precision", model.precision, "--size", "{}x{}".format(*size)]
+        words += ["--network-every", str(model.network_every)] if model.network_every > 1 else []
+        words += ["--tracking", tracking] if tracking != "auto" else []
+        words += ["--cache", model.cache] if model.cache else []
+        return f"perception build {shlex.join(words)} --calibrate FOLDER"
 
     def assemble(self, engines: Mapping[str, Engine], name: str, size: Size) -> Opened:
-        compiled: Any = importlib.import_module("perception.models.compiled")
-        model = compiled.CompiledModel(self._files, engines[NETWORK])
+        from perception.models.compiled import CompiledModel
+
+        model = CompiledModel(self._files, engines[NETWORK])
         if PROPAGATOR in engines:  # what goes from one to the other on the accelerator stays there
             model.leave_features()
         return self._assembled(model, engines, name)

@@ -18,6 +18,7 @@ from perception.errors import ConfigError
 from perception.strict_toml import check as checked
 
 if TYPE_CHECKING:
+    from perception.models.precision_loss import PrecisionLoss
     from perception.serving.report import Report
 
 
@@ -32,7 +33,8 @@ def build(
     again: Annotated[bool, typer.Option("--again", help="Build though it is there; forgives crashes.")] = False,
     calibrate: Annotated[Path | None, typer.Option(help="int8 and fp8: a folder of this camera's pictures.")] = None,
     labelled: Annotated[
-        Path | None, typer.Option(help="Measure the loss on this folder's images/ and labels/.")
+        Path | None,
+        typer.Option(help="Measure the loss on this folder's images/ and labels/; else against fp32."),
     ] = None,
     max_loss: Annotated[float | None, typer.Option(help="Refuse what loses more: points of mean IoU.")] = None,
     max_class_loss: Annotated[float | None, typer.Option(help="The same, of any one class.")] = None,
@@ -50,8 +52,7 @@ def build(
     with progress_bar() as bar:
         done = prepare(launch, wishes, lines_of(bar))
     print(done.report.text(), end="")
-    if done.loss is not None:
-        Console().print(loss_table(done.loss))
+    Console().print(loss_table(done.loss))
     for part, (folder, manifest) in done.plans.items():
         print(f"{part}: {folder} ({manifest.size / 1e6:.1f} MB, built in {manifest.took_s:.1f} s)")
 
@@ -95,9 +96,9 @@ def _with(launch: Launch, asked: dict[str, Any], tracking: str) -> Launch:
     )
 
 
-def loss_table(loss: Any) -> Table:
-    """IoU by class of the reference and of what was built, and what is lost [points]."""
-    table = Table("IoU on labels" if loss.has_truth else "IoU with fp32", "reference", "built", "loss", box=None)
+def loss_table(loss: PrecisionLoss) -> Table:
+    """IoU by class in float32 and of what was built, and what is lost [points]."""
+    table = Table("IoU on labels" if loss.has_truth else "IoU with fp32", "fp32", "built", "loss", box=None)
     for name, before, after, points in loss.rows():
         table.add_row(name, f"{before:.2f}", f"{after:.2f}", f"{points:.2f}")
     table.add_row("mean", "", "", f"{loss.mean:.2f}", style="bold")

@@ -13,12 +13,11 @@ import os
 import sys
 import threading
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
 
-from perception.engines.cache import PLAN, Manifest, PlanCache, PlanKey, Refusal, sha256_of
+from perception.engines.cache import PLAN, PlanCache, PlanKey, Refusal, sha256_of
 from perception.engines.plan import PlanCompiler, Precision, Progress
 from perception.errors import DeviceError, ModelError, PerceptionError, reason
 
@@ -75,7 +74,7 @@ def key_of(
         digest = sha256_of(graph)
     except OSError as error:
         raise ModelError(f"{graph}: {reason(error)}") from None
-    return PlanKey(digest, compiler.target(), precision, profile or {}, tuple(getattr(compiler, "flags", ())))
+    return PlanKey(digest, compiler.target(), precision, profile or {}, compiler.flags)
 
 
 def build(
@@ -94,10 +93,7 @@ def build(
         cache.take_timing(key.target, timing)
         compiler.compile(graph, plan, key.precision, timing, progress)
         cache.keep_timing(key.target, timing)
-        took_s = round(time.monotonic() - began, 3)
-        built_at = datetime.now(UTC).isoformat(timespec="seconds")
-        manifest = Manifest(key.fields(), sha256_of(plan), plan.stat().st_size, built_at, took_s, what)
-        cache.adopt(key, partial, manifest)
+        cache.adopt(key, partial, time.monotonic() - began, what)
     return cache.find(key)
 
 

@@ -3,6 +3,7 @@
     <root>/plans/<key>/plan             what the compiler wrote
     <root>/plans/<key>/manifest.json    what it is of, for which machine, and the sha256 of the plan
     <root>/plans/<key>.lock             held by the process that builds it
+    <root>/plans/<key>.refused          why its plans may not serve: what was measured of one is beyond a limit
     <root>/plans/<key>.trial-*          held by a process that has loaded it and has not yet served for a while with it
     <root>/timing/<target>.cache        the compiler's measurements of this machine
 
@@ -19,28 +20,32 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TextIO
 
 import msgspec
 
+from perception.engines.entries import CacheError, Entries, Manifest, Refusal, sha256_of
 from perception.engines.plan import Precision, Target
-from perception.errors import ModelError, reason
-from perception.folders import cache_folder, check_private
+from perception.folders import cache_folder
 
-PLAN, MANIFEST = "plan", "manifest.json"
-_PARTIAL, _TRIAL = ".partial-", ".trial-"
-_LONGEST = 1 << 20  # bytes of a manifest
+__all__ = ["PLAN", "CacheError", "Manifest", "PlanCache", "PlanKey", "Refusal", "Trial", "Unwanted", "sha256_of"]
 
-
-class CacheError(ModelError):
-    """The cache folder can't be used: read only, full, or open to other users. The node serves without it."""
+PLAN = "plan"
+_TRIAL, _MARK = ".trial-", ".refused"
 
 
-class Refusal(Exception):
-    """Why there is no plan of a key that may be loaded; "" where there simply is none yet."""
+class Unwanted(Refusal):
+    """A plan may be made, and may not serve: what was measured of it is beyond a limit."""
+
+
+class Mark(msgspec.Struct, frozen=True):
+    """Why a plan may not serve."""
+
+    reason: str
+    terms: str  # under which it was refused
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,17 +71,6 @@ class PlanKey:
         return hashlib.sha256(json.dumps(self.fields(), sort_keys=True).encode()).hexdigest()[:32]
 
 
-class Manifest(msgspec.Struct, frozen=True):
-    """What is said of a plan beside it."""
-
-    key: dict[str, str]
-    sha256: str  # of the plan, hexadecimal
-    size: int  # of the plan [bytes]
-    built_at: str  # UTC, ISO 8601
-    took_s: float
-    what: str = ""  # for people: "road-float frame fp16"
-
-
 class PlanCache:
     """A folder of plans.
 
@@ -86,89 +80,46 @@ class PlanCache:
 
     def __init__(self, root: Path | None = None) -> None:
         self.root = root or cache_folder()
+        self._plans = Entries(self.root, "plans")
 
     def prepare(self) -> None:
         """Make the folder. Raises CacheError where it can't be made, or is open to other users."""
+        self._plans.prepare()
         try:
-            self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
-            check_private(self.root)
-            for name in ("plans", "timing"):
-                (self.root / name).mkdir(mode=0o700, exist_ok=True)
+            (self.root / "timing").mkdir(mode=0o700, exist_ok=True)
         except OSError as error:
-            raise self.unusable(error) from None
-
-    def unusable(self, error: OSError) -> CacheError:
-        """One line of what the system says, with the fix."""
-        if isinstance(error, PermissionError) and error.errno is None:
-            return CacheError(f"engine cache: {error}")
-        place = error.filename or self.root
-        return CacheError(f"engine cache: {place}: {reason(error)}; free it, or name another folder in model.cache")
+            raise self._plans.unusable(error) from None
 
     def entry(self, key: PlanKey) -> Path:
         """The folder of a key, there or not."""
-        return self.root / "plans" / key.digest()
+        return self._plans.path(key.digest())
 
     def find(self, key: PlanKey) -> Path:
-        """The plan of a key, checked to the last byte. Raises Refusal with the reason."""
-        folder = self.entry(key)
-        manifest = self.manifest(key)
-        if manifest is None:
-            raise Refusal("its manifest is missing or can't be read" if folder.exists() else "")
-        for name, wanted in key.fields().items():
-            if manifest.key.get(name) != wanted:
-                raise Refusal(f"made for another {name}: {manifest.key.get(name)!r}, this is {wanted!r}")
-        plan = folder / PLAN
-        try:
-            size = plan.stat().st_size
-            if size != manifest.size:
-                raise Refusal(f"truncated: {size} bytes of {manifest.size}")
-            if (found := sha256_of(plan)) != manifest.sha256:
-                raise Refusal(f"tampered with or damaged: sha256 {found[:16]}..., not {manifest.sha256[:16]}...")
-        except OSError as error:
-            raise Refusal(reason(error)) from None
-        return plan
+        """The plan of a key, checked to the last byte.
+
+        Raises:
+            Refusal: with the reason; Unwanted for one that may not serve. CacheError: others could have written it.
+        """
+        if mark := self.mark(key):
+            raise Unwanted(mark.reason)
+        return self._plans.find(key.digest(), key.fields(), PLAN)
 
     def manifest(self, key: PlanKey) -> Manifest | None:
         """What lies beside the plan, unchecked; None where there is none that can be read."""
-        try:
-            with (self.entry(key) / MANIFEST).open("rb") as file:
-                return msgspec.json.decode(file.read(_LONGEST), type=Manifest)
-        except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-            return None
+        return self._plans.manifest(key.digest())
 
-    @contextlib.contextmanager
-    def building(self, key: PlanKey) -> Iterator[Path]:
-        """A folder to build in, while this process alone builds the key: waits for one that does.
-
-        What killed builds of the key have left is removed first, and what this one leaves in any case.
+    def building(self, key: PlanKey) -> AbstractContextManager[Path]:
+        """A folder to build in, while this process alone builds the key: see `Entries.making`.
 
         Raises:
             CacheError: the folder can't be written to.
         """
         self.prepare()
-        try:
-            with self._locked(key):
-                self._remove_partials(key)
-                partial = Path(f"{self.entry(key)}{_PARTIAL}{os.getpid()}")
-                partial.mkdir(mode=0o700)
-                try:
-                    yield partial
-                finally:
-                    shutil.rmtree(partial, ignore_errors=True)
-        except OSError as error:
-            raise self.unusable(error) from None
+        return self._plans.making(key.digest())
 
-    def adopt(self, key: PlanKey, partial: Path, manifest: Manifest) -> None:
-        """Make what was built in `partial` the entry of a key, in place of any other. Raises OSError."""
-        (partial / MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=1))
-        for name in (PLAN, MANIFEST):
-            _sync(partial / name)
-        _sync(partial)
-        folder = self.entry(key)
-        if folder.exists():
-            shutil.rmtree(folder)
-        partial.rename(folder)
-        _sync(folder.parent)
+    def adopt(self, key: PlanKey, partial: Path, took_s: float, what: str) -> None:
+        """Make the plan that was built in `partial` the entry of a key, in place of any other. Raises OSError."""
+        self._plans.adopt(key.digest(), partial, PLAN, key.fields(), took_s, what)
 
     def remove(self, key: PlanKey, manifest: Manifest | None = None) -> None:
         """Drop an entry: its plan is broken, whatever its hash says. Never raises.
@@ -176,14 +127,45 @@ class PlanCache:
         Args:
             manifest: of the plan that is broken; one that has taken its place stays. None: whatever is there.
         """
-        with contextlib.suppress(OSError), self._locked(key, waits=False):
-            if manifest is None or self.manifest(key) == manifest:
-                shutil.rmtree(self.entry(key), ignore_errors=True)
+        self._plans.remove(key.digest(), manifest)
 
     def annotate(self, key: PlanKey, name: str, text: str) -> None:
         """Keep a file beside the plan, for people. Never raises: it decides nothing."""
         with contextlib.suppress(OSError):
             (self.entry(key) / name).write_text(text)
+
+    def refuse(self, key: PlanKey, reason: str, terms: str) -> None:
+        """Remove a plan, and have `find` give no other of its key until it is accepted.
+
+        Args:
+            terms: under which it is refused; others may lead to another answer.
+
+        Raises:
+            CacheError: the folder can't be written to.
+        """
+        try:
+            with self._plans.locked(key.digest()):
+                self._mark(key).write_bytes(msgspec.json.encode(Mark(reason, terms)))
+                shutil.rmtree(self.entry(key), ignore_errors=True)
+        except OSError as error:
+            raise self._plans.unusable(error) from None
+
+    def accept(self, key: PlanKey) -> None:
+        """Forget that it was refused. Never raises: it stays refused then."""
+        with contextlib.suppress(OSError):
+            self._mark(key).unlink(missing_ok=True)
+
+    def mark(self, key: PlanKey) -> Mark | None:
+        """Why the plans of a key may not serve; None where they may."""
+        try:
+            return msgspec.json.decode(self._mark(key).read_bytes(), type=Mark)
+        except OSError:
+            return None
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            return Mark("it was refused; why can't be read any more", "")
+
+    def _mark(self, key: PlanKey) -> Path:
+        return Path(f"{self.entry(key)}{_MARK}")
 
     def deaths(self, key: PlanKey) -> int:
         """How many processes have died with a plan on trial."""
@@ -211,20 +193,7 @@ class PlanCache:
 
     def clean(self, key: PlanKey) -> None:
         """Remove what a killed build of the key has left, unless another process builds it now. Never raises."""
-        with contextlib.suppress(OSError), self._locked(key, waits=False):
-            self._remove_partials(key)
-
-    def _remove_partials(self, key: PlanKey) -> None:
-        for left in self.root.glob(f"plans/{key.digest()}{_PARTIAL}*"):
-            shutil.rmtree(left, ignore_errors=True)
-
-    @contextlib.contextmanager
-    def _locked(self, key: PlanKey, waits: bool = True) -> Iterator[None]:
-        """The kernel lets the lock go when the process ends, however it ends. Raises OSError."""
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-        with open(os.open(f"{self.entry(key)}.lock", flags, 0o600), "r+") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if waits else fcntl.LOCK_NB))
-            yield
+        self._plans.clean(key.digest())
 
     def take_timing(self, target: Target, copy: Path) -> None:
         """Copy the compiler's measurements of this machine, where there are any. Raises OSError."""
@@ -262,17 +231,3 @@ def _is_nobodys(path: Path) -> bool:
     except OSError:
         return False
     return True
-
-
-def sha256_of(path: Path) -> str:
-    """Hexadecimal. Raises OSError."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

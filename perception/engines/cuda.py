@@ -31,6 +31,7 @@ HINTS = {
     "cudaErrorDevicesUnavailable": "the GPU is taken by another program or in prohibited mode",
 }
 MISSING = ("cudaErrorNoDevice", "cudaErrorInsufficientDriver")  # what no waiting mends
+LEGACY = 0  # handle of the default stream, in which calls without a stream are begun
 DRIVER_FILE = Path("/proc/driver/nvidia/version")
 
 
@@ -101,15 +102,26 @@ def memory() -> tuple[int, int]:
     return call(cudart.cudaMemGetInfo)
 
 
+def _closing(owner: object, give_back: Callable[[Any], Any], thing: Any) -> weakref.finalize:
+    """Gives a thing of CUDA's back when it is called, or its owner is forgotten: once, and never at exit.
+
+    There it would wait for a hung device; the driver frees what a process leaves. Its error, of a lost device, is no
+    news.
+    """
+    finalizer = weakref.finalize(owner, give_back, thing)
+    finalizer.atexit = False
+    return finalizer
+
+
 class Buffer:
     """Memory of the GPU, zeroed; freed when it is closed or forgotten."""
 
     def __init__(self, size: int) -> None:
         self.size = size
         self.address = int(call(cudart.cudaMalloc, max(1, size)))
-        self.close = weakref.finalize(self, cudart.cudaFree, self.address)  # its error, of a lost device, is no news
-        self.close.atexit = False  # it would wait for a hung device; the driver frees what a process leaves
+        self.close = _closing(self, cudart.cudaFree, self.address)
         call(cudart.cudaMemset, self.address, 0, max(1, size))
+        call(cudart.cudaStreamSynchronize, LEGACY)  # it does not wait, and no `Stream` waits for it
 
 
 class Pinned:
@@ -120,7 +132,7 @@ class Pinned:
         size = max(1, kind.itemsize * math.prod(shape))
         self.address = int(call(cudart.cudaHostAlloc, size, cudart.cudaHostAllocDefault))
         memory = (ctypes.c_uint8 * size).from_address(self.address)
-        weakref.finalize(memory, cudart.cudaFreeHost, self.address).atexit = False  # as above
+        _closing(memory, cudart.cudaFreeHost, self.address)
         self.array: NDArray = (
             np.ctypeslib.as_array(memory)[: kind.itemsize * math.prod(shape)].view(kind).reshape(shape)
         )
@@ -128,10 +140,11 @@ class Pinned:
 
 
 class Stream:
-    """Work in order; it does not wait for the default stream, nor does that for it."""
+    """Work in order; it does not wait for the default stream, nor does that for it. Closed when it is forgotten."""
 
     def __init__(self) -> None:
         self._handle: Any = call(cudart.cudaStreamCreateWithFlags, cudart.cudaStreamNonBlocking)
+        self.close = _closing(self, cudart.cudaStreamDestroy, self._handle)
 
     @property
     def handle(self) -> int:
@@ -172,35 +185,31 @@ class Stream:
     def launch(self, graph: Graph) -> None:
         call(cudart.cudaGraphLaunch, graph.executable, self._handle)
 
-    def close(self) -> None:
-        if self._handle is not None:
-            self._handle, handle = None, self._handle
-            cudart.cudaStreamDestroy(handle)
-
 
 class Graph:
-    """Work that was captured once and is launched as one."""
+    """Work that was captured once and is launched as one. Closed when it is forgotten."""
 
     def __init__(self) -> None:
         self.executable: Any = None
+        self.close: Callable[[], Any] = _nothing
 
     def instantiate(self, graph: Any) -> None:
         try:
             self.executable = call(cudart.cudaGraphInstantiate, graph, 0)
         finally:
             cudart.cudaGraphDestroy(graph)
+        self.close = _closing(self, cudart.cudaGraphExecDestroy, self.executable)
 
-    def close(self) -> None:
-        if self.executable is not None:
-            self.executable, executable = None, self.executable
-            cudart.cudaGraphExecDestroy(executable)
+
+def _nothing() -> None: ...
 
 
 class Event:
-    """A point in a stream's work, whose time is taken."""
+    """A point in a stream's work, whose time is taken. Closed when it is forgotten."""
 
     def __init__(self) -> None:
         self._handle: Any = call(cudart.cudaEventCreateWithFlags, cudart.cudaEventDefault)
+        self.close = _closing(self, cudart.cudaEventDestroy, self._handle)
 
     def record(self, stream: Stream) -> None:
         call(cudart.cudaEventRecord, self._handle, stream._handle)
@@ -211,8 +220,3 @@ class Event:
     def ms_since(self, before: Event) -> float:
         """Time between two points that have been passed [ms]."""
         return call(cudart.cudaEventElapsedTime, before._handle, self._handle)
-
-    def close(self) -> None:
-        if self._handle is not None:
-            self._handle, handle = None, self._handle
-            cudart.cudaEventDestroy(handle)

@@ -11,7 +11,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from perception.errors import DeviceError, ModelError
+from perception.errors import DeviceError, ModelError, PerceptionError
 from perception.protocols import TensorSpec
 
 DTYPES = {"tensor(uint8)": "uint8", "tensor(float)": "float32", "tensor(float16)": "float16", "tensor(int64)": "int64"}
@@ -23,6 +23,9 @@ PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "te
 OPTIONS = {"cuda": {"use_tf32": "0"}}  # it may be what a smaller precision is compared with
 GPU_WHEEL = "pip uninstall -y onnxruntime && pip install onnxruntime-gpu"
 DEVICE_WORDS = ("cuda", "cudnn", "cublas", "out of memory", "device")
+NO_ROOM = ("out of memory", "failed to allocate", "bad allocation", "bad_alloc")
+FAILING = ("cuda failure", "cuda error", "cudnn failure", "cudnn_status", "cublas failure", "cublas_status")
+MISSING = ("load library", "shared object", "no cuda-capable device", "driver version is insufficient", "dependencies")
 
 
 class OnnxRuntimeEngine:
@@ -35,6 +38,7 @@ class OnnxRuntimeEngine:
 
     Raises:
         ModelError: the file is not a graph that ONNX Runtime can run, or the provider is missing, with the fix.
+        DeviceError: the accelerator has no room for it or fails; later it may work.
     """
 
     def __init__(self, graph: Path, threads: int = 0, provider: Provider = "cpu") -> None:
@@ -47,13 +51,12 @@ class OnnxRuntimeEngine:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         providers = _providers(provider)
         try:
-            self._session = onnxruntime.InferenceSession(str(graph), options, providers=providers)
+            # where an accelerator fails it would go on with the CPU, under the accelerator's name
+            self._session = onnxruntime.InferenceSession(str(graph), options, providers=providers, enable_fallback=0)
         except Exception as error:  # ONNX Runtime raises a dozen unrelated types here
-            raise ModelError(f"{graph}: ONNX Runtime can't load it: {one_line(error)}") from None
-        if PROVIDERS[provider] not in self._session.get_providers():  # it falls back without a word
-            raise ModelError(
-                f"{self.name} can't start: CUDA's libraries or the driver are missing; perception doctor tells"
-            )
+            raise self._cant_load(graph, error) from None
+        if PROVIDERS[provider] not in self._session.get_providers():  # where libraries are missing it goes on, too
+            raise self._cant_start()
         self.inputs = tuple(_spec(node) for node in self._session.get_inputs())
         self.outputs = tuple(_spec(node) for node in self._session.get_outputs())
         self._names = [spec.name for spec in self.outputs]
@@ -64,9 +67,24 @@ class OnnxRuntimeEngine:
             values = self._session.run(self._names, dict(arrays))
         except Exception as error:
             text = f"ONNX Runtime failed: {one_line(error)}"
-            is_device = self.name != "onnxruntime" and any(word in text.lower() for word in DEVICE_WORDS)
-            raise (DeviceError(text) if is_device else ModelError(text)) from None
+            is_device = type(error).__name__ == "EPFail" or _has(error, DEVICE_WORDS)
+            raise (DeviceError(text) if is_device and self.name != "onnxruntime" else ModelError(text)) from None
         return {name: np.asarray(value) for name, value in zip(self._names, values, strict=True)}
+
+    def _cant_load(self, graph: Path, error: Exception) -> PerceptionError:
+        text = f"{graph}: ONNX Runtime can't load it: {one_line(error)}"
+        if self.name == "onnxruntime":
+            return ModelError(text)
+        if _has(error, NO_ROOM):
+            return DeviceError(text)
+        if _has(error, MISSING):
+            return self._cant_start(f" ({one_line(error)})")
+        return DeviceError(text) if _has(error, FAILING) else ModelError(text)
+
+    def _cant_start(self, why: str = "") -> ModelError:
+        return ModelError(
+            f"{self.name} can't start: CUDA's libraries or the driver are missing{why}; perception doctor tells"
+        )
 
     def close(self) -> None:
         """Nothing to release before the object goes."""
@@ -99,6 +117,11 @@ def folded(graph: bytes, name: str) -> bytes:
         except Exception as error:
             raise ModelError(f"{name}: ONNX Runtime can't load it: {one_line(error)}") from None
         return out.read_bytes()
+
+
+def _has(error: BaseException, words: tuple[str, ...]) -> bool:
+    text = str(error).lower()
+    return any(word in text for word in words)
 
 
 def one_line(error: BaseException, limit: int = 200) -> str:

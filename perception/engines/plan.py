@@ -25,10 +25,24 @@ class Target:
     driver: str  # version of the driver, "570.86"
 
 
+def carrying_precision(precision: Precision) -> Precision:
+    """That of the propagator beside a network: int8 and fp8 are for graphs that take camera frames."""
+    return precision if precision in ("fp32", "fp16", "bf16") else "fp16"
+
+
 class PlanCompiler(Protocol):
     """Compiles graphs to plans and runs them. Implementations inherit nothing."""
 
     name: str  # "tensorrt"
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """What else decides its plans, beside graph, target and precision: other flags, other plans."""
+        ...
+
+    def check(self, precision: Precision) -> None:
+        """Raises ModelError where this version or this machine has no such precision; DeviceError, as `target`."""
+        ...
 
     def target(self) -> Target:
         """This machine's.

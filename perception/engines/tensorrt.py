@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import tempfile
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from perception.engines.plan import Precision, Progress, Target
 from perception.engines.tensorrt_api import (
     COMPILING,
+    check_capability,
     check_precision,
     load_tensorrt,
     logger,
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from perception.engines.tensorrt_engine import TensorRtEngine
 
 WORKSPACE = 4 << 30  # most memory that a layer may use while it computes [bytes]
+_CODE = [Path(__file__), Path(__file__).with_name("tensorrt_api.py")]  # that decides what a plan is
 SHARE_OF_FREE = 2  # and not more than the free memory divided by this
 # Words of TensorRT's that are of the GPU, in lower case: "Error Code 1: Cuda Runtime (unspecified launch failure)"
 LOST = ("out of memory", "outofmemory", "cudaerror", "cuda runtime", "cuda driver")
@@ -57,9 +60,16 @@ class TensorRtCompiler:
         device, driver = cuda.device_name(self.device), cuda.driver_version()
         return Target(self.name, trt.__version__, device, cuda.capability(self.device), driver)
 
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """What is set for every build, for people; and the code that sets it, so that none is forgotten."""
+        code = hashlib.sha256(b"".join(path.read_bytes() for path in _CODE)).hexdigest()
+        return (f"workspace={WORKSPACE >> 20}MiB", "no-tf32", "types-of-the-graph", "no-cudnn-cublas", f"code={code}")
+
     def check(self, precision: Precision) -> None:
-        """Raises ModelError where this TensorRT has no such precision: before anybody makes a graph in it."""
+        """Raises ModelError where TensorRT or the GPU has no such precision: before anybody makes a graph in it."""
         check_precision(load_tensorrt(), precision)
+        check_capability(self.target().capability, precision)
 
     def compile(self, graph: Path, out: Path, precision: Precision, timing_cache: Path, progress: Progress) -> None:
         """Write the plan of a graph to `out`; minutes. The graph's types are the plan's: see `models.lowering`.

@@ -15,6 +15,7 @@ INSTALL = "install TensorRT 8.6, 10 or 11 as docs/tensorrt.md says"
 DTYPES = {"FLOAT": "float32", "HALF": "float16", "INT8": "int8", "INT32": "int32", "INT64": "int64", "BOOL": "bool"}
 DTYPES |= {"UINT8": "uint8"}  # of inputs and outputs; BF16 and FP8 have no numpy type and stay inside
 NEEDS = {"bf16": "BF16", "fp8": "FP8"}  # of DataType
+CAPABILITIES = {"bf16": (8, 0), "fp8": (8, 9)}  # least compute capability
 COMPILING = "TensorRT is compiling"
 KEPT_LOG = 64  # errors: a parser prints a whole node after what is wrong with it
 
@@ -66,11 +67,19 @@ def check_precision(trt: Any, precision: Precision) -> None:
         raise ModelError(f"TensorRT {trt.__version__} has no {precision}; take fp16 or int8, or TensorRT 10 or newer")
 
 
+def check_capability(capability: str, precision: Precision) -> None:
+    """Raises ModelError for a precision that GPUs of this compute capability ("9.0") don't compute in."""
+    major, minor = CAPABILITIES.get(precision, (0, 0))
+    if tuple(int(part) for part in capability.split(".")) < (major, minor):
+        raise ModelError(
+            f"this GPU has no {precision}: its compute capability is {capability}, {major}.{minor} is needed; take fp16"
+        )
+
+
 def set_precision(trt: Any, config: Any, network: Any, precision: Precision) -> None:
     """Let the types of the graph be those that run, also before networks were strongly typed."""
     flags = trt.BuilderFlag
-    if precision == "fp32":
-        config.clear_flag(flags.TF32)  # the reference is to be exact
+    config.clear_flag(flags.TF32)  # what the graph has in float32 decides: it is meant to the last bit
     if is_strongly_typed(trt):
         return
     if precision == "fp16":

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from perception.errors import ModelError
+from perception.errors import DeviceError, ModelError
 from perception.models.card import ModelFiles
 from perception.models.grouping import group_things
 from perception.protocols import Engine, KeepingEngine, TensorSpec
@@ -136,13 +136,21 @@ class CompiledModel:
 
 
 def segments_of(instances: NDArray[np.uint8], table: NDArray[np.float32]) -> tuple[Segment, ...]:
-    """(h, w) numbers and (n, 3) rows of class, score and area to segments with their boxes."""
-    segments = []
-    for row, found in zip(table, ndimage.find_objects(instances), strict=False):
+    """(h, w) numbers and (n, 3) rows of class, score and area to segments with their boxes.
+
+    Raises:
+        DeviceError: the rows are no numbers, or not of the things that the map shows: only a failing engine says that.
+    """
+    if not np.isfinite(table).all():
+        raise DeviceError("its table of things holds what is no number")
+    segments, places = [], ndimage.find_objects(instances)
+    for row, found in zip(table, places, strict=False):
         if row[AREA] > 0 and found:
             rows, columns = found
             box = (columns.start, rows.start, columns.stop, rows.stop)
             segments.append(Segment(int(row[CLASS]), round(float(row[SCORE]), 4), int(row[AREA]), box))
+    if len(segments) != len(places):
+        raise DeviceError(f"its map shows {len(places)} things, its table {len(segments)}")
     return tuple(segments)
 
 

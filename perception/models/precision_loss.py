@@ -16,6 +16,7 @@ Labels = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
 Progress = Callable[[str, int, int], None]  # what, done, of how many
 MAX_LOSS, MAX_CLASS_LOSS = 5.0, 16.0  # [points of IoU] without truth: of thin classes every pixel of border counts
 MAX_TRUE_LOSS, MAX_TRUE_CLASS_LOSS = 0.7, 3.0  # with truth
+LEAST_SHARE = 0.001  # of the pixels: without truth, what a smaller class loses decides nothing
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class PrecisionLoss:
     equal: float  # share of pixels with the same class in both
     frames: int
     has_truth: bool
+    shares: NDArray[np.float64]  # of the pixels that are of the class by the truth or by the smaller precision, 0..1
 
     @property
     def points(self) -> NDArray[np.float64]:
@@ -35,17 +37,23 @@ class PrecisionLoss:
         return 100 * (self.before - self.after)
 
     @property
+    def _decisive(self) -> NDArray[np.float64]:
+        """The same, NaN for classes that are too small to decide."""
+        return np.where(self.has_truth | (self.shares >= LEAST_SHARE), self.points, np.nan)
+
+    @property
     def mean(self) -> float:
         """Lost by the mean over the classes [points of 100]."""
-        return float(np.nanmean(self.points)) if np.isfinite(self.points).any() else 0.0
+        return float(np.nanmean(self._decisive)) if np.isfinite(self._decisive).any() else 0.0
 
     @property
     def worst(self) -> tuple[str, float]:
         """The class that loses most, and how much [points of 100]."""
-        if not np.isfinite(self.points).any():
+        points = self._decisive
+        if not np.isfinite(points).any():
             return "no class", 0.0
-        i = int(np.nanargmax(self.points))
-        return self.classes[i], float(self.points[i])
+        i = int(np.nanargmax(points))
+        return self.classes[i], float(points[i])
 
     def rows(self) -> list[tuple[str, float, float, float]]:
         """For a table: class, IoU before, IoU after, points lost; without the classes that nobody says."""
@@ -65,7 +73,7 @@ class PrecisionLoss:
         if not self.mean <= mean_limit or not points <= class_limit:
             raise ModelError(
                 f"this precision loses {self.mean:.2f} points of mean IoU against fp32 (at most {mean_limit:g}) and "
-                f"{points:.2f} of {name} (at most {class_limit:g}); take fp16 or calibrate on this camera's frames"
+                f"{points:.2f} of {name} (at most {class_limit:g}); take another, or calibrate on this camera's frames"
             )
 
 
@@ -98,7 +106,10 @@ def precision_loss(
         before += _confusion(truth, exact, kinds)
         after += _confusion(truth, given, kinds)
         progress("loss of precision", count, len(truths) or count)
-    return PrecisionLoss(tuple(classes), _iou(before), _iou(after), equal / max(1, count), count, bool(len(truths)))
+    shares = _either(after) / max(1, after.sum())
+    return PrecisionLoss(
+        tuple(classes), _iou(before), _iou(after), equal / max(1, count), count, bool(len(truths)), shares
+    )
 
 
 def _confusion(truth: NDArray[np.uint8], said: NDArray[np.uint8], kinds: int) -> NDArray[np.int64]:
@@ -116,6 +127,11 @@ def _at(labels: NDArray[np.uint8], like: NDArray[np.uint8]) -> NDArray[np.uint8]
 
 def _iou(confusion: NDArray[np.int64]) -> NDArray[np.float64]:
     """|truth and said| / |truth or said| of each class; NaN where both are empty."""
+    either = _either(confusion)
+    return np.where(either > 0, np.diag(confusion[:, :-1]) / np.maximum(either, 1), np.nan)
+
+
+def _either(confusion: NDArray[np.int64]) -> NDArray[np.int64]:
+    """|truth or said| of each class [px]."""
     inner = confusion[:, :-1]
-    both, either = np.diag(inner), confusion.sum(1) + inner.sum(0) - np.diag(inner)
-    return np.where(either > 0, both / np.maximum(either, 1), np.nan)
+    return confusion.sum(1) + inner.sum(0) - np.diag(inner)

@@ -6,6 +6,7 @@ more buckets of slots when sixteen do not suffice (as SAM 3.1's object multiplex
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import cast
@@ -15,8 +16,11 @@ from numpy.typing import NDArray
 
 from perception.errors import ModelError
 from perception.propagation.carrier import Carried, Kept
+from perception.propagation.flaws import flaw
 from perception.protocols import Engine, KeepingEngine
 from perception.types import Features
+
+log = logging.getLogger(__name__)
 
 FEATURES = ("keys", "context", "fine8", "fine4")
 STATE = ("keys", "values", "known", "last_key", "last_look", "pointers", "areas")
@@ -128,6 +132,7 @@ class MemoryCarrier:
                 )
 
     def carry(self, features: Features, stamp_ns: int) -> Carried:
+        """As `Carrier.carry`. Raises ModelError where features are no numbers, or the graph's answers are none."""
         self.check_features(features)
         given = {name: self._given(getattr(features, name)) for name in FEATURES}
         self._turn.stamp_ns = stamp_ns
@@ -136,7 +141,7 @@ class MemoryCarrier:
         for vector in (told.masks, told.presence, told.quality):
             vector[self._slots :] = 0
         for i in used:
-            out = self._step_kept(i, given) if self._keepers else self._step(self._buckets[i], given)
+            out = self._sound_step(i, given)
             part = slice(i * self._slots, (i + 1) * self._slots)
             _write_odds(out["probabilities"][0], told.masks[part], is_alone=len(used) == 1)
             told.presence[part], told.quality[part] = out["presence"][0], out["quality"][0]
@@ -147,6 +152,32 @@ class MemoryCarrier:
     def _given(self, feature: NDArray) -> NDArray:
         """With the graph's leading axis; fetched, where it lies on an accelerator that this engine is not on."""
         return feature[None] if self._keepers else np.asarray(feature)[None]
+
+    def _sound_step(self, i: int, given: dict[str, NDArray]) -> Mapping[str, NDArray]:
+        """One bucket's; what is no number would stay in the memory for ever, so it begins anew then.
+
+        Raises:
+            ModelError: it is no number even so. The next frame finds an empty memory.
+        """
+        what = ""
+        for _ in range(2):
+            out = self._step_kept(i, given) if self._keepers else self._step(self._buckets[i], given)
+            what = flaw({name: out[name] for name in OUTPUTS})
+            if not what:
+                return out
+            self._begin_anew(i)
+        raise ModelError(f"the propagator's {what} hold what is no number, of an empty memory too")
+
+    def _begin_anew(self, i: int) -> None:
+        """Nothing is remembered but the masks of the frame before; the other bucket forgets when that was, too."""
+        log.warning("the propagator's memory holds what is no number; it begins anew")
+        for array in self._buckets[i].state.values():
+            array[:] = 0
+        self._loaded[i] = None
+        self._turn.pins, self._turn.filled = {}, np.zeros(4, np.float32)
+        for bucket in self._buckets:
+            for name in ("entry", "filled", "taught"):  # there is no key of the frame before to write
+                bucket.write[name][:] = 0
 
     def _step_kept(self, i: int, given: dict[str, NDArray]) -> Mapping[str, NDArray]:
         """As `_step`, with the state where the engine runs; it goes there only when the bucket is another."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from perception.serving.backoff import Backoff
 from perception.serving.report import Report
@@ -23,7 +23,8 @@ class Candidate:
     of: int = 0
     step_ms: float = 0.0
     demotions: int = 0
+    missed: str = ""  # what messages say of its fall, until it or a better one serves
     failures: int = 0  # to build or load it, in a row
-    strikes: int = 0
+    strikes: dict[str, int] = field(default_factory=dict)  # by kind of call, in a row
     standing: Standing | None = None
     report: Report | None = None  # the gate's last one

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from perception.engines.plan import Precision
+from perception.errors import ModelError
 from perception.propagation.carrier import Carried, Kept
+from perception.propagation.flaws import flaw
 from perception.propagation.memory import MemoryCarrier
 from perception.protocols import Engine
+from perception.serving.comparison import ENCODERS, Comparison
 from perception.serving.golden import FPS, IN_A_ROW, golden_frames
-from perception.serving.report import TOLERANCES, Comparison, Report
-from perception.serving.rungs import Opened, Size, hosted
-from perception.types import Panoptic
+from perception.serving.report import TOLERANCES, Report
+from perception.serving.rungs import Opened, Size, hosted, hosted_features
+from perception.types import Features, Panoptic
+
+T = TypeVar("T")
 
 LEAST_REPEATS = 0.999  # share of equal labels where one frame is seen twice
 MOST_THINGS = 16  # that are carried
@@ -30,8 +36,10 @@ class Answers:
     name: str
     seen: list[Panoptic]
     again: Panoptic  # the first frame, a second time
-    carried: list[Carried]
-    times_s: list[float]
+    encoded: list[Features]  # by the encoder alone; none where it has no engine
+    carried: list[tuple[Carried, NDArray[np.bool_]]]  # and (slots,) which of them hold a thing
+    flaws: list[str]  # outputs of the propagator that hold what is no number
+    times_s: dict[str, list[float]]  # of each call, by kind: "network", "encoder", "carry"
 
 
 def answers_of(opened: Opened, size: Size, told: Answers | None = None) -> Answers:
@@ -40,32 +48,71 @@ def answers_of(opened: Opened, size: Size, told: Answers | None = None) -> Answe
     Raises:
         ModelError, DeviceError: the engine fails.
     """
-    frames, seen, times = golden_frames(size), list[Panoptic](), list[float]()
+    frames, seen, encoded = golden_frames(size), list[Panoptic](), list[Features]()
+    times: dict[str, list[float]] = {"network": [], "encoder": [], "carry": []}
     opened.model(frames[0])  # the first one may take longer
     for frame in frames:
-        began = time.perf_counter()
-        got = opened.model(frame)
-        times.append(time.perf_counter() - began)
-        seen.append(hosted(got))
-    carried = _carried(opened.carrier, told.seen if told else seen) if opened.carrier else []
-    return Answers(opened.name, seen, hosted(opened.model(frames[0])), carried, times)
+        seen.append(hosted(_timed(times["network"], lambda frame=frame: opened.model(frame))))
+    for frame in frames:
+        features = _timed(times["encoder"], lambda frame=frame: opened.model.features(frame))
+        encoded += [hosted_features(features)] if features else []
+    times["encoder"] = times["encoder"] if encoded else []
+    again, carried, flaws = hosted(opened.model(frames[0])), [], []
+    if opened.carrier:
+        watched = _Watched(opened.carrier, times["carry"])
+        carried, flaws = _carried(watched, told.seen if told else seen), watched.flaws
+    return Answers(opened.name, seen, again, encoded, carried, flaws, times)
 
 
-def _carried(engine: Engine, seen: list[Panoptic]) -> list[Carried]:
-    """The things of the last frame apart, through those in a row."""
-    carrier, row = MemoryCarrier(engine, buckets=1), seen[-len(IN_A_ROW) - 1 :]
-    found: list[Carried] = []
+def _timed(times_s: list[float], call: Callable[[], T]) -> T:
+    began = time.perf_counter()
+    value = call()
+    times_s.append(time.perf_counter() - began)
+    return value
+
+
+@dataclass(eq=False)
+class _Watched:
+    """An engine whose calls are timed, and whose answers must be numbers; what it keeps, it keeps itself."""
+
+    engine: Any
+    times_s: list[float]
+    flaws: list[str] = field(default_factory=list)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.engine, name)
+
+    def __call__(self, arrays: Mapping[str, NDArray]) -> dict[str, NDArray]:
+        out = _timed(self.times_s, lambda: self.engine(arrays))
+        self.look(out)
+        return out
+
+    def look(self, arrays: Mapping[str, NDArray]) -> None:
+        self.flaws += [what] if (what := flaw(arrays)) else []
+
+
+def _carried(engine: _Watched, seen: list[Panoptic]) -> list[tuple[Carried, NDArray[np.bool_]]]:
+    """The things of the last frame apart, through those in a row; fewer where it gives what is no number."""
+    carrier, row = MemoryCarrier(cast("Engine", engine), buckets=1), seen[-len(IN_A_ROW) - 1 :]
+    found: list[tuple[Carried, NDArray[np.bool_]]] = []
     masks = _masks(row[0], carrier)
+    active = np.asarray(masks.any((1, 2)))
     for i, panoptic in enumerate(row):
         if panoptic.features is None:
             return []
-        now_ns = round(i * 1e9 / FPS)
-        carried = carrier.carry(panoptic.features, now_ns)
+        try:
+            carried = carrier.carry(panoptic.features, round(i * 1e9 / FPS))
+        except ModelError:
+            if engine.flaws:
+                return found
+            raise
         if i:
-            found.append(Carried(*(np.array(a) for a in (carried.masks, carried.presence, carried.quality))))
-        active = np.asarray(masks.any((1, 2)))
+            copied = Carried(*(np.array(a) for a in (carried.masks, carried.presence, carried.quality)))
+            found.append((copied, active))
         seen_ns = np.zeros(len(masks), np.int64)
         carrier.keep(Kept(masks, active, np.asarray(active, np.float32), seen_ns, True, i == 0))
+    if hasattr(engine, "read_state"):
+        engine.look(engine.read_state())
     return found
 
 
@@ -82,35 +129,32 @@ def _masks(panoptic: Panoptic, carrier: MemoryCarrier) -> NDArray[np.float32]:
 
 def judge(candidate: Answers, reference: Answers, classes: tuple[str, ...], precision: Precision) -> Report:
     """Whether a candidate may serve, and by how much it does or does not agree."""
-    limit, comparison, repeated = TOLERANCES[precision], Comparison(classes), Comparison(classes)
-    for wanted, got in zip(reference.seen, candidate.seen, strict=True):
-        comparison.add(wanted, got)
+    limit, comparison, repeated = TOLERANCES[precision], _compared(candidate, reference, classes), Comparison(classes)
     repeated.add(candidate.seen[0], candidate.again)
-    carried = _agreement(reference.carried, candidate.carried)
-    failures = [*comparison.failures(limit)]
+    failures = [f"the propagator's {name} hold what is no number" for name in dict.fromkeys(candidate.flaws)]
+    failures += comparison.failures(limit)
     if repeated.equal < LEAST_REPEATS:
         failures.append(f"one frame seen twice gives {100 * (1 - repeated.equal):.2f} % other labels")
-    if carried is not None and not carried >= limit.carried:
-        failures.append(f"IoU of carried masks is {100 * carried:.1f} %, at least {100 * limit.carried:g} must be")
+    has_carried = bool(candidate.carried and reference.carried)
+    times, others = candidate.times_s["network"], reference.times_s["network"]
     return Report(
         candidate.name, reference.name, not failures, tuple(failures), comparison.equal, repeated.equal,
-        comparison.iou(), comparison.found, comparison.centre_px, comparison.cosine(), carried,
-        1e3 * statistics.median(candidate.times_s), 1e3 * statistics.median(reference.times_s), len(candidate.seen),
+        comparison.iou(), comparison.found, comparison.centre_px, comparison.cosine(),
+        comparison.carried if has_carried else None, comparison.off(), 1e3 * statistics.median(times),
+        1e3 * statistics.median(others), len(candidate.seen),
     )  # fmt: skip
 
 
-def _agreement(wanted: list[Carried], got: list[Carried]) -> float | None:
-    """IoU of all carried masks; None where the two did not both carry."""
-    if not wanted or not got:
-        return None
-    shared = union = 0
-    for a, b in zip(wanted, got, strict=True):
-        if not np.isfinite(b.masks).all():
-            return 0.0
-        one, other = a.masks > 0.5, b.masks > 0.5
-        shared += int((one & other).sum())
-        union += int((one | other).sum())
-    return shared / union if union else 1.0
+def _compared(candidate: Answers, reference: Answers, classes: tuple[str, ...]) -> Comparison:
+    comparison = Comparison(classes)
+    for wanted, got in zip(reference.seen, candidate.seen, strict=True):
+        comparison.add(wanted, got)
+    if candidate.encoded and reference.encoded:
+        for wanted, got in zip(reference.encoded, candidate.encoded, strict=True):
+            comparison.feel(wanted, got, ENCODERS)
+    for (wanted, active), (got, _) in zip(reference.carried, candidate.carried, strict=False):
+        comparison.carry(wanted, got, active)
+    return comparison
 
 
 class Reference:

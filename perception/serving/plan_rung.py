@@ -11,7 +11,7 @@ from typing import Protocol
 import msgspec
 
 from perception.engines.building import LOWEST, Order, key_of, named
-from perception.engines.cache import Manifest, PlanCache, PlanKey, Refusal, Trial
+from perception.engines.cache import Manifest, PlanCache, PlanKey, Refusal, Trial, Unwanted
 from perception.engines.child_build import build_in_child
 from perception.engines.plan import PlanCompiler, Precision, Progress
 from perception.errors import DeviceError, ModelError
@@ -31,6 +31,14 @@ class Recipe(Protocol):
 
     def graphs(self, size: Size) -> Mapping[str, Path]:
         """The graphs for camera frames of this size, by part. Raises ModelError."""
+        ...
+
+    def precision(self, part: str) -> Precision:
+        """Of one of the graphs."""
+        ...
+
+    def forget(self, size: Size) -> None:
+        """Have the graphs made anew, as far as they are made. Never raises."""
         ...
 
     def assemble(self, engines: Mapping[str, Engine], name: str, size: Size) -> Opened:
@@ -70,32 +78,46 @@ class PlanRung:
             self._compiler = self._opens()
         return self._compiler
 
+    def check(self) -> None:
+        """Before any work: raises ModelError, DeviceError where the machine or the precision is not there."""
+        self.compiler.target()
+        self.compiler.check(self.precision)
+
     def parts(self, size: Size) -> dict[str, tuple[Path, PlanKey]]:
         """The graphs and their keys, by part. Raises ModelError, DeviceError."""
         if size != self._size or not self._parts:
-            self.compiler.target()  # before the work of making graphs for what is not there
+            self.check()
             graphs, profile = self.recipe.graphs(size), {"frame": [*size]}
-            keys = {part: (path, key_of(self.compiler, path, self.precision, profile)) for part, path in graphs.items()}
-            self._size, self._parts = size, keys
+            self._parts = {
+                part: (path, key_of(self.compiler, path, self.recipe.precision(part), profile))
+                for part, path in graphs.items()
+            }
+            self._size = size
         return self._parts
 
     def needs_build(self, size: Size) -> bool:
+        """As `Rung` says; raises Refused, too."""
+        return not all(self._is_built(key) for _, key in self.parts(size).values())
+
+    def _is_built(self, key: PlanKey, part: str = "") -> bool:
+        """Raises Refused for one that may not serve, CacheError."""
         try:
-            for _, key in self.parts(size).values():
-                self._cache.find(key)
-        except Refusal:
-            return True
-        return False
+            self._cache.find(key)
+        except Unwanted as refusal:
+            raise Refused(f"{refusal}; perception build with --again, or with other limits") from None
+        except Refusal as refusal:
+            if part and str(refusal):
+                log.warning("%s: the plan of its %s is built anew: %s", self.name, part, refusal)
+            return False
+        return True
 
     def prepare(self, size: Size, progress: Progress, cancelled: Callable[[], bool]) -> None:
+        """As `Rung` says; raises Refused, too."""
+        self._parts = {}  # the graphs may have been removed since, as the plans
         for part, (graph, key) in self.parts(size).items():
-            try:
-                self._cache.find(key)
+            if self._is_built(key, part):
                 log.info("%s: the plan of its %s is in the cache", self.name, part)
                 continue
-            except Refusal as refusal:
-                if str(refusal):
-                    log.warning("%s: the plan of its %s is built anew: %s", self.name, part, refusal)
             self._cache.prepare()
             self._build(part, graph, key, progress, cancelled)
 
@@ -103,7 +125,7 @@ class PlanRung:
         profile = {"frame": [*self._size]}
         what = f"{graph.stem} {part} {self.name}"
         order = Order(
-            named(self.compiler), str(graph), self.precision, str(self._cache.root), profile, what, self._niceness
+            named(self.compiler), str(graph), key.precision, str(self._cache.root), profile, what, self._niceness
         )
         log.info("%s: building the plan of its %s", self.name, part)
         build_in_child(order, self._cache, key, lambda w, d, n: progress(f"{part}: {w}", d, n), cancelled)
@@ -170,10 +192,26 @@ class PlanRung:
                 self._cache.forgive(key)
 
     def forget(self, size: Size) -> None:
-        """Have its plans built anew, and forget the processes that died with them. Raises ModelError, DeviceError."""
+        """Have its graphs and plans made anew; forget the processes that died with them, and that they were refused.
+
+        Raises ModelError, DeviceError.
+        """
+        self.recipe.forget(size)
+        self._parts = {}
         for _, key in self.parts(size).values():
             self._cache.forgive(key)
+            self._cache.accept(key)
             self._cache.remove(key)
+
+    def refuse(self, size: Size, part: str, reason: str, terms: str) -> None:
+        """Have the plan of a part serve no more, nor be built again for service. Raises ModelError, DeviceError."""
+        self._cache.refuse(self.parts(size)[part][1], reason, terms)
+
+    def reconsider(self, size: Size, terms: str) -> None:
+        """Let what was refused under other terms be built again. Raises ModelError, DeviceError."""
+        for _, key in self.parts(size).values():
+            if (mark := self._cache.mark(key)) and mark.terms != terms:
+                self._cache.accept(key)
 
     def manifests(self, size: Size) -> dict[str, tuple[Path, Manifest]]:
         """The folder of each part's plan, and what lies beside it. Raises ModelError, DeviceError."""

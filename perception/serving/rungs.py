@@ -29,7 +29,7 @@ class Refused(PerceptionError):
 Size = tuple[int, int]
 """Width and height of the camera's frames [px]."""
 
-FEW = 5  # calls, after which it is known how long they usually take
+FEW = 4  # calls, after which it is known how long they usually take
 
 
 def hosted(seen: Panoptic) -> Panoptic:
@@ -100,12 +100,13 @@ class Rung(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """How long an accelerator's call may take before it is left behind."""
+    """How long an accelerator's call may take before it is left behind, and a build before it is ended."""
 
     least_s: float = 0.25
     times: float = 20.0  # of what it usually takes
     first_s: float = 5.0  # while that is not known
     open_s: float = 120.0
+    build_s: float = 3600.0  # without a word of how far it is
 
 
 @dataclass(eq=False)
@@ -144,7 +145,7 @@ class Standing:
         self._times.setdefault(kind, deque(maxlen=30)).extend(times_s)
 
     def _in_worker(self, worker: Worker, kind: str, call: Callable[[Opened], T]) -> T:
-        usual = self.usual_s(kind)
+        usual = self.usual_s(kind) or self.usual_s()  # to fetch something takes no longer than to see a frame
         wait_s = max(self.patience.least_s, self.patience.times * usual) if usual else self.patience.first_s
         return worker(lambda: call(self.opened), wait_s)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from perception.serving.candidate import Candidate
 from perception.serving.rungs import Size
@@ -11,26 +12,37 @@ FIRST_FRAME_S = 0.05  # between two looks for the first frame, whose size decide
 NOTHING_S = 60.0  # where nothing is left to do but what somebody else will say
 
 
-def due(candidates: Sequence[Candidate], size: Size | None, now_s: float) -> Candidate | None:
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What to do for an engine: build it, or open what is there."""
+
+    candidate: Candidate
+    is_build: bool
+
+
+def due(candidates: Sequence[Candidate], size: Size | None, now_s: float, can_build: bool = True) -> Work | None:
     """What to work on: the best that needs no build, else the worst that does, for it is there first.
 
     Args:
         candidates: best first.
         size: width and height of the camera's frames [px], None before the first.
+        can_build: nothing else is built now.
     """
     waiting = [c for c in _better(candidates) if c.state in ("waiting", "failed") and not _wait_s(c, now_s)]
     if size is None or not waiting:
         return None
-    ready = [c for c in waiting if not _needs_build(c, size)]
-    return ready[0] if ready else waiting[-1]
+    ready = next((c for c in waiting if not _needs_build(c, size)), None)
+    if ready:
+        return Work(ready, is_build=False)
+    return Work(waiting[-1], is_build=True) if can_build else None
 
 
 def pause_s(candidates: Sequence[Candidate], size: Size | None, now_s: float) -> float:
-    """Until a candidate is due, or the first frame may have come [s]."""
+    """Until a candidate is due, or the first frame may have come [s]; the end of a build is told otherwise."""
     if size is None:
         return FIRST_FRAME_S
     waits = [_wait_s(c, now_s) for c in _better(candidates) if c.state == "failed"]
-    return max(0.01, min(waits)) if waits else NOTHING_S
+    return max(0.01, min(filter(None, waits), default=NOTHING_S))
 
 
 def _better(candidates: Sequence[Candidate]) -> Sequence[Candidate]:

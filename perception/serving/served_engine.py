@@ -11,9 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perception.errors import DeviceError, ModelError
+from perception.propagation.flaws import flaw
+from perception.propagation.memory import FEATURES
 from perception.protocols import Engine, KeepingEngine
 from perception.serving.ladder import Ladder, ServedModel
 from perception.serving.rungs import Opened, Standing
+from perception.serving.samples import carrying
 
 FETCH_EVERY = 10  # steps on an accelerator that keeps the state: a lost device takes with it no more than these
 
@@ -33,7 +36,8 @@ class ServedEngine:
     """Gives a carrier one engine to talk to, which may also keep the state for it (`keep_state` and what follows it).
 
     Where the accelerator that serves can keep a state, the state lies there and is fetched now and then; else, and
-    where the bottom serves, it lies here.
+    where the bottom serves, it lies here. An accelerator that gives what is no number has failed: the state is then the
+    last one that was all numbers.
 
     Args:
         bottom: the engine of the ladder's bottom.
@@ -52,24 +56,41 @@ class ServedEngine:
         self._steps = 0
 
     def __call__(self, arrays: Mapping[str, NDArray]) -> dict[str, NDArray]:
-        """Raises ModelError where the bottom fails too."""
+        """Raises ModelError where the bottom fails too; whether its answers are numbers is the carrier's to look at."""
+        given = self._to_check(arrays)
         bottom, standing = self._ladder.bottom.opened, self._ladder.serving
 
         def carry(opened: Opened) -> _Answer:
             if opened.carrier is None or opened is bottom:
-                return self._here(self._bottom, self._on_host(arrays))
+                return self._by_bottom(arrays)
             engine = self._engine_of(opened)
             if self._pairs and hasattr(engine, "keep_state"):
-                return self._there(engine, arrays, standing)
-            return self._here(engine, arrays)
+                return _sound(self._there(engine, arrays, standing))
+            return _sound(self._here(engine, arrays))
 
-        answer = carry(bottom) if standing.opened.carrier is None else self._ladder.step("carry", carry)
+        try:
+            answer = carry(bottom) if standing.opened.carrier is None else self._ladder.step("carry", carry)
+        except (ModelError, DeviceError):
+            self._home = None  # what a call that has failed left there is nothing to go on from
+            raise
         for name, value in answer.state.items():
             np.copyto(self._state[name], value)
         self._home, self._keeper, self._steps = answer.home, answer.keeper, answer.steps
         if answer.keeper:
             self._forked = answer.keeper.opened, answer.home
+        if given and self._ladder.answered is standing:
+            self._ladder.tell(standing, "carry", carrying(given, _copies(answer.outputs)))
         return answer.outputs
+
+    def _to_check(self, arrays: Mapping[str, NDArray]) -> dict[str, NDArray] | None:
+        """All that this step takes, the state too, where the reference is to take the same; else None.
+
+        That costs a fetch of the state and of the features, once in some hundred steps.
+        """
+        if self._ladder.serving.opened.carrier is None or not self._ladder.wants("carry"):
+            return None
+        state = self.read_state()
+        return self._ladder.kept(self._ladder.serving, lambda: _copies({**state, **arrays}))
 
     def close(self) -> None:
         self._bottom.close()
@@ -88,12 +109,17 @@ class ServedEngine:
         self._state = {name: np.zeros(shape, specs[name].dtype) for name, shape in shapes.items()}
 
     def read_state(self) -> dict[str, NDArray]:
-        """Copies, by input name: what the next step will read, or what was fetched last, where the device is lost."""
+        """Copies, by input name: what the next step will read, or what was fetched last, where the device is lost.
+
+        Raises ModelError, DeviceError where nothing else may serve than what is lost.
+        """
         home, keeper = self._home, self._keeper
         if home is not None and keeper is not None and keeper is self._ladder.serving:
             try:
-                self._state = keeper.run("state", lambda _: _copies(home.read_state()), _no_clock)
+                self._state = keeper.run("state", lambda _: _sound_state(home.read_state()), _no_clock)
             except (ModelError, DeviceError) as error:
+                if self._ladder.is_pinned:
+                    raise
                 self._ladder.demote(keeper, str(error))
         return _copies(self._state)
 
@@ -116,6 +142,18 @@ class ServedEngine:
         out = engine({**arrays, **self._state})
         state = {taken: out[given] for taken, given in self._pairs.items()}
         return _Answer({name: value for name, value in out.items() if name not in self._pairs.values()}, state)
+
+    def _by_bottom(self, arrays: Mapping[str, NDArray]) -> _Answer:
+        """From its own features where an accelerator's lead to what is no number. Raises ModelError."""
+        answer = self._here(self._bottom, self._on_host(arrays))
+        seen_by = self._model.seen_by
+        if seen_by is self._ladder.bottom or self._ladder.is_pinned or not flaw(answer.outputs):
+            return answer
+        own = self._own_features([name for name in FEATURES if name in arrays])
+        answer = self._here(self._bottom, {**arrays, **own})
+        if not flaw(answer.outputs):
+            self._ladder.demote(seen_by, "its features hold what is no number")
+        return answer
 
     def _there(self, engine: Any, arrays: Mapping[str, NDArray], standing: Standing) -> _Answer:
         """The state lies with the accelerator; in its thread."""
@@ -150,11 +188,27 @@ class ServedEngine:
         if not self._model.seen_by.is_busy:
             with contextlib.suppress(Exception):  # the device is lost: any error of its driver's
                 return {**arrays, **{name: np.asarray(arrays[name], np.float32) for name in kept}}
+        return {**arrays, **self._own_features(kept)}
+
+    def _own_features(self, names: Collection[str]) -> dict[str, NDArray]:
+        """What the bottom sees in this frame, of the features that are named. Raises ModelError where it can't."""
         image = self._model.image
         features = None if image is None else self._ladder.bottom.opened.model(image).features
         if features is None:
             raise ModelError("the features of this frame are lost with their accelerator")
-        return {**arrays, **{name: getattr(features, name)[None] for name in kept}}
+        return {name: getattr(features, name)[None] for name in names}
+
+
+def _sound(answer: _Answer) -> _Answer:
+    """An accelerator's answer, as it is. Raises DeviceError for one with what is no number."""
+    if what := flaw({**answer.outputs, **answer.state}):
+        raise DeviceError(f"its propagator's {what} hold what is no number")
+    return answer
+
+
+def _sound_state(arrays: Mapping[str, NDArray]) -> dict[str, NDArray]:
+    """Copies. Raises DeviceError as `_sound`."""
+    return _copies(_sound(_Answer({}, arrays)).state)
 
 
 def _copies(arrays: Mapping[str, NDArray]) -> dict[str, NDArray]:

@@ -5,7 +5,8 @@
 Build, parity with ONNX Runtime, replay of CUDA graphs, latency, the share of a frame outside the kernels, memory over
 10,000 frames, and what each precision costs. --frames: real pictures of the camera (rendered ones without); --labelled:
 a folder of images/ and labels/, such as CamVid test. Takes some minutes a precision, most of it TensorRT's; the files
-are written after each step, so that a run that is cut short leaves what it had.
+are written after each step, so that a run that is cut short leaves what it had. Graphs and plans are made, kept (in
+OUT_DIR/cache) and opened by what does so for the node: what is measured is what is served.
 """
 
 from __future__ import annotations
@@ -13,27 +14,32 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from perception.build.lowering import CALIBRATED, NETWORK, PROPAGATOR, LoweredGraphs
+from perception.build.recipes import Lowered
+from perception.config import Launch, ModelConfig
+from perception.drives.pictures import encode_picture
 from perception.drives.rendered import RenderedDrive
-from perception.engines import open_engine
+from perception.engines.cache import PlanCache
 from perception.engines.plan import PlanCompiler, Precision, Target
 from perception.errors import PerceptionError
 from perception.images import load_image
 from perception.models.card import ModelFiles, find
 from perception.models.compiled import CompiledModel
 from perception.models.graph import scaled
-from perception.models.lowering import carrying_precision, lower, lowered
 from perception.pipeline import Pipeline
 from perception.propagation.fusion import FusedPropagator
 from perception.propagation.memory import MemoryCarrier
 from perception.propagation.tracks import LifeCycle
-from perception.protocols import Engine
+from perception.serving.plan_rung import PlanRung
+from perception.serving.rungs import Opened
+from perception.stopwatch import Stopwatch
 from perception.types import Frame
 from tests.gpu.record import Figures, Record, table
 from tests.gpu.steps import growth, latency, lost, outside, parity, replay
@@ -41,14 +47,6 @@ from tests.gpu.steps import growth, latency, lost, outside, parity, replay
 PERIOD_NS = 33_333_333
 CALIBRATE = 50  # frames
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
-
-
-class CheckingCompiler(PlanCompiler, Protocol):
-    """A compiler that is asked for a precision before anything is lowered and calibrated for it."""
-
-    def check(self, precision: Precision) -> None:
-        """Raises ModelError for one that this version does not have."""
-        ...
 
 
 @dataclass
@@ -70,28 +68,40 @@ class Run:
     """What all precisions have in common."""
 
     settings: Settings
-    compiler: CheckingCompiler
+    compiler: PlanCompiler
     files: ModelFiles
-    reference: CompiledModel  # float32 on the CPU
+    cache: PlanCache
     images: list[NDArray[np.uint8]]
     record: Record
+    references: list[CompiledModel] = field(default_factory=list)  # one: float32 on the CPU
+
+    def recipe(self, precision: Precision, has_carrier: bool) -> Lowered:
+        """The node's: of the network, and the propagator where it has a carrier."""
+        model = ModelConfig(self.settings.model, "tensorrt", precision=precision)
+        launch, store = Launch(version=1, model=model), LoweredGraphs(self.cache)
+        return Lowered(self.files, launch, has_carrier, has_carrier, Stopwatch(), store)
+
+    @property
+    def reference(self) -> CompiledModel:
+        if not self.references:
+            self.references.append(self.recipe("fp32", False).exact(self.settings.camera))
+        return self.references[0]
 
 
-def measure(settings: Settings, compiler: CheckingCompiler) -> Figures:
+def measure(settings: Settings, compiler: PlanCompiler) -> Figures:
     """All figures; what fails says why, and the others go on."""
     files, target = find(settings.model), compiler.target()
-    images = frames_of(settings)
     settings.out.mkdir(parents=True, exist_ok=True)
-    exact = lower(files, settings.camera)
-    reference = CompiledModel(files, _on_cpu(exact.SerializeToString(), settings.out))
     figures: Figures = {"target": _told(target), "camera": "{}x{}".format(*settings.camera), "model": settings.model}
     figures["pictures"] = settings.frames.name if settings.frames else "rendered"
-    run = Run(settings, compiler, files, reference, images, Record(settings.out, figures))
+    cache, record = PlanCache(settings.out.absolute() / "cache"), Record(settings.out, figures)
+    run = Run(settings, compiler, files, cache, frames_of(settings), record)
     for precision in settings.precisions:
         settings.say(precision)
         with run.record.step(precision, "build_s"):
             _one(run, precision)
-    reference.close()
+    for reference in run.references:
+        reference.close()
     return figures
 
 
@@ -105,29 +115,35 @@ def frames_of(settings: Settings) -> list[NDArray[np.uint8]]:
     return [scaled(load_image(path), *settings.camera) for path in paths[:: max(1, len(paths) // count)][:count]]
 
 
-def _on_cpu(graph: bytes, folder: Path) -> Engine:
-    path = folder / "reference.onnx"
-    path.write_bytes(graph)
-    return open_engine(path, "onnxruntime")
+def calibration_of(run: Run) -> Path:
+    """A folder of the pictures that int8 and fp8 are calibrated on."""
+    if run.settings.frames:
+        return run.settings.frames
+    folder = run.settings.out / "rendered"
+    folder.mkdir(exist_ok=True)
+    for i, image in enumerate(run.images[:CALIBRATE]):
+        (folder / f"{i:03}.png").write_bytes(encode_picture(image, "png", 0))
+    return folder
 
 
 def _one(run: Run, precision: Precision) -> None:
     """A precision; raises what went wrong before there was a plan to measure."""
-    run.compiler.check(precision)
-    graphs = lowered(run.files, run.settings.camera, precision, run.images[:CALIBRATE], ("network", "propagator"))
-    engine, built = _built(run, graphs["network"], f"network-{precision}", precision)
-    compiled = CompiledModel(run.files, engine)
-    try:
+    recipe = run.recipe(precision, has_carrier=False)
+    rung = PlanRung("tensorrt", lambda: run.compiler, recipe, run.cache, precision, niceness=0)
+    rung.check()
+    if precision in CALIBRATED:
+        recipe.calibrate(run.settings.camera, calibration_of(run))
+    with closing(_opened(run, rung)) as opened:
+        compiled = opened.model
+        assert isinstance(compiled, CompiledModel)
         with run.record.step(precision, "build_s") as figures:
-            figures["build_s"] = built
+            figures["build_s"] = round(rung.manifests(run.settings.camera)[NETWORK][1].took_s, 1)
         _measured(run, precision, compiled)
-        if "propagator" in graphs:
+        if run.files.propagator:
             with run.record.step(precision, "with_propagator_ms") as figures:
-                figures |= _followed(run, compiled, precision, graphs["propagator"])
+                figures |= _followed(run, precision)
         with run.record.step(precision, "memory") as figures:
             figures["memory"] = growth(compiled, run.images, run.settings.soaked)
-    finally:
-        compiled.close()
 
 
 def _measured(run: Run, precision: Precision, compiled: CompiledModel) -> None:
@@ -145,42 +161,35 @@ def _measured(run: Run, precision: Precision, compiled: CompiledModel) -> None:
         figures["loss"] = lost(run.reference, compiled, images, run.settings.labelled)
 
 
-def _built(run: Run, graph: bytes, name: str, precision: Precision) -> tuple[Engine, float]:
-    path, plan = run.settings.out / f"{name}.onnx", run.settings.out / f"{name}.plan"
-    path.write_bytes(graph)
-    began, last = time.perf_counter(), [0.0]
+def _opened(run: Run, rung: PlanRung) -> Opened:
+    """Built, if it is not in the cache, and loaded as the node does it."""
+    last = [0.0]
 
     def progress(what: str, done: int, of: int) -> None:
         if time.perf_counter() - last[0] > 5:
             last[0] = time.perf_counter()
-            run.settings.say(f"  {name}: {what} {done}/{of}")
+            run.settings.say(f"  {rung.name}: {what} {done}/{of}")
 
-    run.compiler.compile(path, plan, precision, run.settings.out / "timings.cache", progress)
-    return run.compiler.open(plan), round(time.perf_counter() - began, 1)
+    rung.prepare(run.settings.camera, progress, lambda: False)
+    opened = rung.open()
+    rung.settled()
+    return opened
 
 
-def _followed(run: Run, compiled: CompiledModel, precision: Precision, graph: bytes) -> Figures:
+def _followed(run: Run, precision: Precision) -> Figures:
     """Network and memory, from camera bytes to a scene; features and state stay on the GPU."""
-    low = carrying_precision(precision)
-    engine, _ = _built(run, graph, f"propagator-{precision}", low)
-    try:
-        return {"with_propagator_ms": _scenes(run, compiled, engine), "propagator_precision": low}
-    finally:
-        compiled.wants_features = False
-        engine.close()
-
-
-def _scenes(run: Run, compiled: CompiledModel, engine: Engine) -> Figures:
-    images, table_ = run.images, run.files.card.class_table()
-    compiled.wants_features = True
-    compiled.leave_features()
-    propagator = FusedPropagator(
-        compiled.mask_size, LifeCycle(3, 10**9), MemoryCarrier(engine), len(table_.names), table_.thing_ids, False
-    )
-    pipeline = Pipeline(compiled, propagator)
-    return latency(
-        lambda i: pipeline.step(Frame(i, i * PERIOD_NS, "front", images[i % len(images)])), run.settings.timed
-    )
+    recipe = run.recipe(precision, has_carrier=True)
+    rung = PlanRung("tensorrt", lambda: run.compiler, recipe, run.cache, precision, niceness=0)
+    with closing(_opened(run, rung)) as opened:
+        assert opened.carrier is not None
+        table_, life = run.files.card.class_table(), LifeCycle(3, 10**9)
+        carrier = MemoryCarrier(opened.carrier)
+        propagator = FusedPropagator(opened.model.mask_size, life, carrier, len(table_.names), table_.thing_ids, False)
+        pipeline, images = Pipeline(opened.model, propagator), run.images
+        times = latency(
+            lambda i: pipeline.step(Frame(i, i * PERIOD_NS, "front", images[i % len(images)])), run.settings.timed
+        )
+    return {"with_propagator_ms": times, "propagator_precision": recipe.precision(PROPAGATOR)}
 
 
 def _told(target: Target) -> Figures:

@@ -14,7 +14,7 @@ if importlib.util.find_spec("onnx") is None:
     raise ModelError("onnx, which writes graphs for accelerators, is missing; pip install 'perception-node[tensorrt]'")
 
 from perception.models.lowering.frame import lower, lower_encoder, lower_propagator
-from perception.models.lowering.parts import carrying_precision, lowered
+from perception.models.lowering.parts import lowered
 from perception.models.lowering.precision import in_precision
 
-__all__ = ["carrying_precision", "in_precision", "lower", "lower_encoder", "lower_propagator", "lowered"]
+__all__ = ["in_precision", "lower", "lower_encoder", "lower_propagator", "lowered"]

@@ -9,18 +9,13 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from perception.engines.plan import Precision
+from perception.engines.plan import Precision, carrying_precision
 from perception.models.card import ModelFiles
 from perception.models.lowering.frame import lower, lower_encoder, lower_propagator
 from perception.models.lowering.precision import in_precision
 
 Part = Literal["network", "encoder", "propagator"]
 CARRIES = ("Conv",)  # the propagator's likeness of keys, sums and softmax decide, and stay in float32
-
-
-def carrying_precision(precision: Precision) -> Precision:
-    """That of the propagator beside a network: int8 and fp8 are for graphs that take camera frames."""
-    return precision if precision in ("fp32", "fp16", "bf16") else "fp16"
 
 
 def lowered(
@@ -31,6 +26,8 @@ def lowered(
     parts: Sequence[Part] = ("network", "encoder", "propagator"),
 ) -> dict[Part, bytes]:
     """The graphs that a card names, ready for `PlanCompiler.compile`; the same input gives the same bytes.
+
+    What the node serves, `perception build` builds and `tests.gpu.measure` measures.
 
     Args:
         files: the model.
