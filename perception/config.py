@@ -43,7 +43,7 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     path: str = "road"  # a shipped model's name (`perception models`), or an .onnx file with its card beside it
     engine: EngineName = "auto"  # what runs the network; auto: the fastest that is here (docs/engines.md)
     threads: Count = 0  # of the CPU's engine; 0: all cores
-    # The network looks at every n-th frame; masks are carried through those between.
+    # The network looks at every n-th frame, and at once after a cut; masks are carried through those between.
     network_every: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 1
     precision: Literal["fp32", "fp16", "bf16", "int8", "fp8"] = "fp16"  # of tensorrt's numbers (docs/tensorrt.md)
     cache: str = ""  # folder of compiled engines; empty: the user's cache folder

@@ -145,6 +145,7 @@ class CheckpointFile:
 
     Attributes:
         found: what it may go on from, None where a run begins.
+        refused: why not from what the file holds; empty where it holds nothing, or is gone on from.
     """
 
     def __init__(self, path: Path, about: About, within_ns: int) -> None:
@@ -153,6 +154,7 @@ class CheckpointFile:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         check_private(path.parent)
         self._lock = _locked(path.with_suffix(".lock"))
+        self.refused = ""
         self.found = self._read(within_ns)
 
     def _read(self, within_ns: int) -> Checkpoint | None:
@@ -163,6 +165,7 @@ class CheckpointFile:
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
+            self.refused = str(error)
             log.info("a new run: %s is not continued: %s", self.path, error)
             return None
 

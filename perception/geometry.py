@@ -22,6 +22,7 @@ from perception.errors import ConfigError
 _AXES = np.array([[0.0, 0.0, 1.0], [-1.0, 0.0, 0.0], [0.0, -1.0, 0.0]])  # camera axes in a level, forward vehicle
 _NEAR_M = 1e-6
 _UNDISTORT_STEPS = 20
+_UNDISTORTED = 1e-6  # what may be left of a pixel's place, in focal lengths
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -73,7 +74,8 @@ class Camera:
     def project(self, points: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """(..., 3) vehicle points [m] -> (..., 2) pixels and (...) depth along the axis [m].
 
-        Pixels are NaN where the depth is not positive: what is behind the camera has no image.
+        Pixels are NaN where the depth is not positive: what is behind the camera has no image. So are those beyond the
+        angle from which on the distortion folds the picture back: the lens does not show them, its formula would.
         """
         in_camera = (np.asarray(points, np.float64) - self.position) @ self.T_vehicle_from_camera[:3, :3]
         depth = in_camera[..., 2]
@@ -82,23 +84,22 @@ class Camera:
         return xy @ self.K[:2, :2].T + self.K[:2, 2], depth
 
     def rays(self, pixels: ArrayLike) -> NDArray[np.float64]:
-        """(..., 2) pixels -> (..., 3) directions in the vehicle frame, of depth 1 along the optical axis."""
+        """(..., 2) pixels -> (..., 3) directions in the vehicle frame, of depth 1 along the optical axis.
+
+        NaN for a pixel that this distortion makes of no direction, as at the corners beyond the edge of its picture.
+        """
         flat = (np.asarray(pixels, np.float64) - self.K[:2, 2]) @ np.linalg.inv(self.K[:2, :2]).T
         xy = _undistort(flat, self.distortion)
         return np.concatenate([xy, np.ones_like(xy[..., :1])], axis=-1) @ self.T_vehicle_from_camera[:3, :3].T
 
-    def unproject(self, pixels: ArrayLike, depth: ArrayLike) -> NDArray[np.float64]:
-        """(..., 2) pixels at (...) depth along the optical axis [m] -> (..., 3) vehicle points [m]."""
-        return self.position + self.rays(pixels) * np.asarray(depth, np.float64)[..., None]
-
     def ground(self, pixels: ArrayLike) -> NDArray[np.float64]:
-        """(..., 2) pixels -> (..., 2) x, y where they see the plane z = 0 [m]; NaN at and above the horizon."""
+        """(..., 2) pixels -> (..., 2) x, y where they see the plane z = 0 [m]; NaN where they see none."""
         rays = self.rays(pixels)
         down = np.where(rays[..., 2] < -1e-9, -rays[..., 2], np.nan)
         return self.position[:2] + rays[..., :2] * (self.height_m / down)[..., None]
 
     def horizon_row(self) -> float:
-        """The row in which the horizon crosses the image's principal column, distortion left aside [px]."""
+        """The row in which the horizon crosses the image's principal column [px], roll and distortion left aside."""
         return float(self.K[1, 2] - self.K[1, 1] * math.tan(self.pitch_rad))
 
 
@@ -122,8 +123,14 @@ def _rotation(roll: float, pitch: float, yaw: float) -> NDArray[np.float64]:
 
 
 def _distort(xy: NDArray[np.float64], coefficients: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(..., 2) in focal lengths; NaN from where on the picture folds back."""
     if not coefficients.any():
         return xy
+    unfolded = (xy * xy).sum(axis=-1, keepdims=True) < _fold(coefficients)
+    return _bent(np.where(unfolded, xy, np.nan), coefficients)
+
+
+def _bent(xy: NDArray[np.float64], coefficients: NDArray[np.float64]) -> NDArray[np.float64]:
     k1, k2, p1, p2, k3 = coefficients
     x, y = xy[..., 0], xy[..., 1]
     r2 = x * x + y * y
@@ -134,13 +141,42 @@ def _distort(xy: NDArray[np.float64], coefficients: NDArray[np.float64]) -> NDAr
     )
 
 
+def _fold(coefficients: NDArray[np.float64]) -> float:
+    """The least r^2 at which r * radial(r) no longer rises; inf where it always does."""
+    k1, k2, _, _, k3 = coefficients
+    roots = np.roots([1.0, 3 * k1, 5 * k2, 7 * k3])  # of its derivative, in 1 / r^2, as k3 is mostly next to nothing
+    largest = max(roots[abs(roots.imag) <= 1e-9 * abs(roots)].real, default=0.0)
+    return float(1.0 / largest) if largest > 1e-12 else math.inf  # beyond a million focal lengths there is no angle
+
+
 def _undistort(xy: NDArray[np.float64], coefficients: NDArray[np.float64]) -> NDArray[np.float64]:
+    """What `_distort` makes these of, by Newton's method; NaN for what it makes of nothing."""
     if not coefficients.any():
         return xy
+    rim = math.sqrt(_fold(coefficients)) * (1.0 - 1e-9)
     guess = xy
-    for _ in range(_UNDISTORT_STEPS):  # a fixed point: converges for the mild distortion of vehicle lenses
-        guess = guess + (xy - _distort(guess, coefficients))
-    return guess
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        for _ in range(_UNDISTORT_STEPS):
+            guess = guess + _newton_step(guess, xy - _bent(guess, coefficients), coefficients)
+            guess = guess * np.minimum(1.0, rim / np.linalg.norm(guess, axis=-1, keepdims=True))
+        left = np.linalg.norm(xy - _bent(guess, coefficients), axis=-1, keepdims=True)
+    return np.where(left <= _UNDISTORTED, guess, np.nan)
+
+
+def _newton_step(
+    xy: NDArray[np.float64], missing: NDArray[np.float64], coefficients: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """(..., 2) how far to move so that `_bent`, taken as linear here, moves by what is missing."""
+    k1, k2, p1, p2, k3 = coefficients
+    x, y = xy[..., 0], xy[..., 1]
+    r2 = x * x + y * y
+    radial = 1.0 + r2 * (k1 + r2 * (k2 + r2 * k3))
+    slope = 2.0 * (k1 + r2 * (2 * k2 + r2 * 3 * k3))  # of radial, over x or y
+    xx = radial + slope * x * x + 2 * p1 * y + 6 * p2 * x
+    xy_ = slope * x * y + 2 * p1 * x + 2 * p2 * y  # the derivatives are symmetric
+    yy = radial + slope * y * y + 6 * p1 * y + 2 * p2 * x
+    dx, dy = missing[..., 0], missing[..., 1]
+    return np.stack([yy * dx - xy_ * dy, xx * dy - xy_ * dx], axis=-1) / (xx * yy - xy_ * xy_)[..., None]
 
 
 _Size = Annotated[int, msgspec.Meta(ge=16, le=16384)]

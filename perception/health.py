@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 STUCK_S = 0.2  # a step that takes longer than a few frame periods is said on the health topic
 WALL_JUMP_S = 0.5  # a larger step of the wall clock is logged
 RATE_OVER = 60  # frames over which the rate is taken
+NEW_RUN_BEATS = 300  # messages, half a minute, that tell why a run does not go on from the one before
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +133,7 @@ class HealthReport:
     stopwatch: Stopwatch
     serving: Serving | None = None  # where there is a choice of engines
     seq: int = 0  # of the last message
+    refused: str = ""  # why this run does not go on from the one before, where there was one
     _wall_offset_ns: int = 0
 
     def make(self, source: SourceStatus, published: Published) -> Health:
@@ -140,6 +142,8 @@ class HealthReport:
         now = time.monotonic_ns()
         age = self.pulse.age_ms()
         self.seq += 1
+        if self.refused and not reason and self.seq <= NEW_RUN_BEATS:
+            reason = f"a new run, with new ids: the one before is not continued: {self.refused}"
         self._note_wall_clock(time.time_ns() - now)
         return Health(
             run=self.run,

@@ -11,15 +11,21 @@ from perception.types import Features, Frame, Panoptic, Scene
 Sight = tuple[Panoptic | None, Features | None]
 
 
+def steps_after(steps: int, looked: bool) -> int:
+    """Frames since the network looked last, that one included, one frame later."""
+    return 1 if looked else steps + 1
+
+
 @dataclass
 class Pipeline:
     """The network says what is there on every n-th frame; the propagator says which one it is on all.
 
     Args:
-        network_every: the network looks at frames 0, n, 2n, ... [frames].
+        network_every: the network looks at every n-th frame, counted from the last that it looked at; and at once
+            where the propagator knows nothing: at the first frame, and after a cut or a jump [frames].
 
     Attributes:
-        steps: frames taken so far.
+        steps: frames since the network looked last, that one included; 0 where it has not looked yet.
         looked: whether the network looked at the last one.
     """
 
@@ -31,8 +37,8 @@ class Pipeline:
     looked: bool = False
 
     def step(self, frame: Frame) -> Scene:
-        self.looked = self.steps % self.network_every == 0
-        self.steps += 1
+        is_due = self.steps % self.network_every == 0
+        self.looked = is_due or self.propagator.outlook().is_blind(frame)
         return self.follow(frame, *self.see(frame, self.looked))
 
     def see(self, frame: Frame, looks: bool) -> Sight:
@@ -44,9 +50,11 @@ class Pipeline:
         return seen, seen.features if seen else self._features(frame)
 
     def follow(self, frame: Frame, seen: Panoptic | None, features: Features | None) -> Scene:
-        """Masks and ids of a frame, which must be the one after the last."""
+        """Masks and ids of a frame, which must be the one after the last. A look that fails is not counted."""
         with self.stopwatch("association"):
-            return self.propagator.step(frame, seen, features)
+            scene = self.propagator.step(frame, seen, features)
+        self.steps = steps_after(self.steps, seen is not None)
+        return scene
 
     def _features(self, frame: Frame) -> Features | None:
         return self.model.features(frame.image) if self.propagator.needs_features else None

@@ -122,6 +122,14 @@ class Model(Protocol):
     def close(self) -> None: ...
 
 
+class Outlook(Protocol):
+    """Tells of frames that are still to come."""
+
+    def is_blind(self, frame: Frame) -> bool:
+        """Whether nothing will be known of it unless the network looks; to be asked of each frame once, in order."""
+        ...
+
+
 class Propagator(Protocol):
     """Decides which one it is: carries masks and ids from frame to frame."""
 
@@ -145,6 +153,10 @@ class Propagator(Protocol):
 
     def relabel(self, track_id: int, class_id: int) -> None:
         """Give a track another class for the rest of its life. Raises PromptError where no such track lives."""
+        ...
+
+    def outlook(self) -> Outlook:
+        """Of the frames after the one stepped last; stepping does not change it."""
         ...
 
     def reset(self) -> None:

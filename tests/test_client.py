@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import socket
 import struct
 import subprocess
@@ -9,15 +10,17 @@ import threading
 import time
 import weakref
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
 import zmq
 
 from perception import wire
-from perception.client import Clocks, Counters, Subscription, age_of, subscribe
+from perception.client import Clocks, Control, Counters, Subscription, age_of, subscribe
 from perception.client.reader import _History
 from perception.errors import EndpointError
+from perception.keys import KeyPair
 from tests.golden_wire import HERE as GOLDEN
 from tests.published import BOOT_ID, eventually, frame, health, process, publisher_process, publishing, scene
 from tests.test_wire import patched
@@ -375,22 +378,62 @@ def test_a_wait_without_timeout_is_interruptible() -> None:
 
 
 @pytest.mark.parametrize(
-    "endpoint", ["", "nonsense", "tcp://", "tcp://host", "udp://1.2.3.4:5", "tcp://127.0.0.1:99999"]
+    "endpoint",
+    [
+        *("", "nonsense", "tcp://", "tcp://host", "udp://1.2.3.4:5", "tcp://127.0.0.1:99999"),
+        *("tcp://127.0.0.1:0", "tcp://127.0.0.1:000", None, 5601),
+    ],
 )
-def test_endpoints_that_can_not_be_are_refused(endpoint: str) -> None:
+def test_endpoints_that_can_not_be_are_refused(endpoint: Any) -> None:
     with pytest.raises(EndpointError, match="endpoint"):
         subscribe(endpoint, "front/road")
 
 
-@pytest.mark.parametrize("topic", ["", "front", "front/road/x", "../*/x", "front/" + "x" * 60])
-def test_topics_that_can_not_be_are_refused(topic: str) -> None:
+@pytest.mark.parametrize(
+    "topic",
+    ["", "front", "front/road/x", "../*/x", "front/" + "x" * 60, "/*", "a b/*", "front/road/*", b"front/road", ["a/b"]],
+)
+def test_topics_that_can_not_be_are_refused(topic: Any) -> None:
     with pytest.raises(EndpointError, match="topic"):
         subscribe("tcp://127.0.0.1:9", topic)
 
 
 def test_an_encrypted_endpoint_needs_both_keys() -> None:
-    with pytest.raises(EndpointError, match="client_keys"):
+    with pytest.raises(EndpointError, match=r"without client_keys.*--key"):
         subscribe("tcp://127.0.0.1:9", "front/road", server_key=zmq.curve_keypair()[0])
+    with pytest.raises(EndpointError, match=r"without server_key.*--server-key"):
+        subscribe("tcp://127.0.0.1:9", "front/road", client_keys=KeyPair(*zmq.curve_keypair()))
+    with pytest.raises(EndpointError, match="without server_key"):
+        Control("tcp://127.0.0.1:9", client_keys=KeyPair(*zmq.curve_keypair())).tracks()
+
+
+@pytest.mark.parametrize("what", [{"timeout_s": math.nan}, {"stale_after_s": math.nan}])
+def test_a_time_that_is_no_number_is_refused(what: dict[str, float]) -> None:
+    with pytest.raises(EndpointError, match=next(iter(what))):
+        subscribe("tcp://127.0.0.1:9", "front/road", **what)  # pyright: ignore[reportArgumentType]
+    with subscribe("tcp://127.0.0.1:9", "front/road") as road, pytest.raises(EndpointError, match="timeout_s"):
+        road.receive(math.nan)
+    with pytest.raises(EndpointError, match="timeout_s"):
+        Control("tcp://127.0.0.1:9", timeout_s=math.nan).tracks()
+
+
+def test_silence_is_never_stale_where_that_is_asked_for(raw: tuple[zmq.Socket[bytes], str]) -> None:
+    out, endpoint = raw
+    with subscribe(endpoint, "front/road", timeout_s=math.inf, stale_after_s=math.inf) as road:
+        joined(out)
+        out.send(message(1))
+        assert next(road).seq == 1
+        assert road.state == "live"
+
+
+@pytest.mark.parametrize(
+    "what",
+    ["stale_after_s='x'", "timeout_s='x'", "queue_size='x', latest=False", "client_keys=5, server_key=b'x' * 40"],
+)
+def test_an_argument_of_another_type_does_not_keep_the_program_from_ending(what: str) -> None:
+    code = f"from perception.client import subscribe; subscribe('tcp://127.0.0.1:9', 'front/road', {what})"
+    done = subprocess.run([sys.executable, "-c", code], timeout=10, check=False, capture_output=True, text=True)
+    assert "TypeError" in done.stderr
 
 
 SLOW = """

@@ -121,6 +121,12 @@ def test_what_can_not_be_compared_is_one_line_and_exit_code_3(say, reference, tm
         assert told in line_of(say(reference, path), 3)
 
 
+def test_what_is_no_recording_is_one_line_and_nothing_else(say, reference, tmp_path):
+    (tmp_path / "b.mcap").write_text("no recording")
+    code, _, err = say(reference, tmp_path / "b.mcap")
+    assert (code, err) == (3, f"perception: B: {tmp_path}/b.mcap: not an MCAP file\n")
+
+
 def foreign(path: Path) -> Path:
     with path.open("wb") as file:
         writer = Writer(file)

@@ -40,6 +40,7 @@ from perception.continuity import (
     place,
     usable,
 )
+from perception.health import NEW_RUN_BEATS
 from perception.models.grouping import group_things
 from perception.propagation.affinity import AffinityCarrier
 from perception.propagation.continuation import VERSION, State, TrackMemory, checked, remember, restore
@@ -52,7 +53,7 @@ from perception.types import VOID, Features, Frame, Panoptic, Prompt, Scene, Tra
 from tests.fakes import PERIOD_NS
 from tests.published import identity, topics
 from tests.recorded_run import live_launch, people_camera
-from tests.test_node import running, until
+from tests.test_node import healths, running, until
 from tests.test_panoptic import CARD, FEATURES, tiny_panoptic
 
 WIDTH, HEIGHT = 160, 96
@@ -182,7 +183,9 @@ def test_what_is_gone_after_a_restart_ends_and_its_id_stays_its_own():
     camera = Camera(fused())
     old = ids(camera.show({"car": CAR, "walker": WALKER}, times=5))
     after = restarted(camera, 1.0)
-    scene = after.show({"car": CAR}, times=60)
+    after.show({"car": CAR})
+    after.stamp_ns += 600_000_000
+    scene = after.show({"car": CAR}, times=60)  # 2.6 s in all, which is longer than a thing may be out of sight
     assert ids(scene) == {2: old[2]}
     assert old[3] not in {t.track_id for t in scene.tracks}
     assert ids(after.show({"car": CAR, "walker": WALKER}, times=5))[3] > max(old.values())
@@ -196,13 +199,60 @@ def test_what_was_too_fast_to_be_known_again_ends_with_a_reason():
     assert [e.reason for e in events][:1] == ["too fast to be known again after a restart"]
 
 
-def test_after_a_long_gap_tracks_end_with_a_reason():
+@pytest.mark.parametrize(("gap_s", "camera_s"), [(3.0, 0.0), (9.0, 0.0), (6.0, 3.0)])
+def test_the_time_without_a_node_or_a_frame_is_no_hiding(gap_s, camera_s):
     camera = Camera(fused())
-    before = ids(camera.show({"car": CAR}, times=5))
-    after = restarted(camera, 3.0)
-    ended = [e for e in after.show({"car": CAR}).events if e.state is TrackState.ENDED]
-    assert [(e.track_id, e.reason) for e in ended] == [(before[2], "not seen for 3.00 s, with a restart between")]
-    assert ids(after.show({"car": CAR}, times=3))[2] > before[2]
+    things = {"car": CAR, "walker": WALKER}
+    before = ids(camera.show(things, times=5))
+    after = restarted(camera, gap_s - camera_s)
+    after.stamp_ns += round(camera_s * 1e9)
+    after.show({"car": CAR})
+    after.stamp_ns += 1_900_000_000
+    scene = after.show({"car": CAR})  # the walker is behind something, for less than it may
+    assert ids(scene) == {2: before[2]}
+    assert ids(after.show(things)) == before
+
+
+def hidden_for_1_5_s(camera: Camera) -> Camera:
+    """The walker, while the car stays in sight."""
+    camera.show({"car": CAR})
+    camera.stamp_ns += 1_500_000_000 - PERIOD_NS
+    camera.show({"car": CAR})
+    return camera
+
+
+def test_what_was_hidden_before_a_restart_may_stay_so_for_the_rest_of_its_time():
+    camera = Camera(fused())
+    camera.show({"car": CAR, "walker": WALKER}, times=5)
+    after = restarted(restarted(hidden_for_1_5_s(camera), 3.0), 3.0)
+    assert len(after.show({"car": CAR}, times=20).tracks) == 2
+    reasons = [event.reason for _ in range(20) for event in after.show({"car": CAR}).events]
+    assert reasons == ["not seen for 2.53 s"]
+
+
+def test_what_was_out_of_sight_for_too_long_before_a_restart_ends_with_a_reason():
+    camera = Camera(fused())
+    camera.show({"car": CAR, "walker": WALKER}, times=5)
+    hidden_for_1_5_s(camera)
+    state = remember(camera.propagator, camera.stamp_ns)
+    other = fused()
+    other.life.lost_for_ns = 10**9  # the launch file says so now
+    restore(other, state, camera.stamp_ns + 10**9)
+    ended = [e.reason for e in other.life.take_events() if e.state is TrackState.ENDED]
+    assert ended == ["not seen for 1.50 s before a restart"]
+
+
+@pytest.mark.parametrize("class_id", [VOID, 2])
+@pytest.mark.parametrize("gap_s", [3.0, 9.0])
+def test_a_prompted_thing_goes_on_after_a_long_gap(gap_s, class_id):
+    camera = Camera(fused())
+    camera.show({"cone": CONE}, times=5)
+    mask = np.zeros((HEIGHT, WIDTH), bool)
+    mask[CONE[2] : CONE[4], CONE[1] : CONE[3]] = True
+    track_id = camera.propagator.prompt(Prompt(mask=mask, class_id=class_id))
+    camera.show({"cone": CONE}, times=3)
+    scene = restarted(camera, gap_s).show({"cone": moved(CONE, 8)}, times=3)
+    assert [(t.track_id, t.state) for t in scene.tracks] == [(track_id, TrackState.CONFIRMED)]
 
 
 @pytest.mark.parametrize("dx", [0, 8])
@@ -695,6 +745,52 @@ def test_a_killed_node_goes_on_and_a_late_one_begins_anew(tmp_path, monkeypatch)
         context.destroy(0)
 
 
+def aged(folder: Path, gap_s: float) -> None:
+    """Let the checkpoint of a dead node be so much older: a restart later, without the wait for it."""
+    (path,) = folder.glob("front-*.run")
+    found, gap_ns = decode(path.read_bytes()), round(gap_s * 1e9)
+    stamps = ("first_ns", "last_ns", "hidden_ns", "moved_ns")
+    tracks = tuple(
+        msgspec.structs.replace(t, **{name: getattr(t, name) - gap_ns for name in stamps})
+        for t in found.identities.tracks
+    )
+    state = msgspec.structs.replace(found.identities, stamp_ns=found.identities.stamp_ns - gap_ns, tracks=tracks)
+    path.write_bytes(encode(msgspec.structs.replace(found, identities=state)))
+
+
+def test_with_the_usual_settings_ids_outlive_a_kill_and_a_long_restart(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    folder = tmp_path / "state" / "perception"
+    model = tiny_panoptic(tmp_path, CARD + FEATURES)
+    (tmp_path / "people.py").write_text(people_camera(0.03, walks=False))
+    launch = tmp_path / "usual.toml"
+    launch.write_text(
+        f'version = 1\ntopics = ["road"]\n[source]\nurl = "exec:{sys.executable} {tmp_path}/people.py"\n'
+        f'[model]\npath = "{model}"\nengine = "onnxruntime"\nthreads = 1\n[control]\nendpoint = ""\n'
+        f'[publish]\nendpoints = ["ipc://{tmp_path}/socket/front"]\n[tracking]\nkind = "affinity"\n'
+    )
+    (tmp_path / "socket").mkdir(mode=0o700)
+    context = zmq.Context()
+    heard = Heard(context.socket(zmq.SUB))
+    heard.socket.subscribe(b"front/tracks")
+    heard.socket.connect(f"ipc://{tmp_path}/socket/front")
+    try:
+        with node(launch) as process:
+            before = heard.until_confirmed()
+            until(lambda: confirmed_in(folder) == 2)
+            process.kill()
+            process.wait(10)
+        while heard.socket.poll(50):
+            heard.socket.recv()
+        aged(folder, 5.0)
+        with running(build_node(read_launch(launch))):  # in this process, which is quickly there
+            after = heard.until_confirmed()
+    finally:
+        context.destroy(0)
+    assert after.header.run == before.header.run
+    assert {row.id for row in after.header.tracks} == {row.id for row in before.header.tracks}
+
+
 def test_a_node_keeps_what_was_removed_from_coming_back(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     node = build_node(stepped_launch(tmp_path))
@@ -730,7 +826,7 @@ def stepped_launch(folder: Path) -> Launch:
         launch,
         record=False,
         tracking=msgspec.structs.replace(launch.tracking, continue_for_s=10.0),
-        source=msgspec.structs.replace(launch.source, reopen_s=60.0),
+        source=msgspec.structs.replace(launch.source, stall_s=60.0, reopen_s=60.0),
     )
 
 
@@ -747,6 +843,29 @@ def check_seqs(messages: list[wire.Message]) -> None:
             continue  # the last value, sent again to who joined
         assert message.seq > last.get(message.topic, 0), message.topic
         last[message.topic] = message.seq
+
+
+def test_why_a_run_is_not_continued_is_said_on_the_health_topic(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    launch = stepped_launch(tmp_path)
+    path = place(launch.camera, launch.publish.endpoints)
+    assert path
+    path.parent.mkdir(mode=0o700, parents=True)
+    path.write_bytes(encode(checkpoint(State(VERSION, 1, 1, (64, 48), ())))[:-1])  # truncated
+    node = build_node(launch)
+    with running(node), closing(os.fdopen(os.open(tmp_path / "turns", os.O_RDWR))):
+        told = healths(node.publisher.endpoints[0], lambda h: h.state == "running")[-1]
+        assert told.reason == "a new run, with new ids: the one before is not continued: damaged"
+        node.report.seq = NEW_RUN_BEATS  # half a minute later
+        later = healths(node.publisher.endpoints[0], lambda h: h.seq > NEW_RUN_BEATS)[-1]
+        assert (later.state, later.reason) == ("running", "")
+
+
+def test_a_first_run_has_nothing_to_excuse(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    node = build_node(stepped_launch(tmp_path))
+    with running(node), closing(os.fdopen(os.open(tmp_path / "turns", os.O_RDWR))):
+        assert healths(node.publisher.endpoints[0], lambda h: h.state == "running")[-1].reason == ""
 
 
 def test_a_drive_is_never_continued(launch, tmp_path, monkeypatch):

@@ -10,6 +10,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,12 @@ from perception.config import Launch, SourceConfig
 from perception.control.answers import Answers
 from perception.control.server import ControlServer, open_control
 from perception.errors import EndpointError, PromptError, WireError
+from perception.propagation.change import SceneChange
 from perception.propagation.iou import IouPropagator
 from perception.propagation.tracks import LifeCycle
+from perception.protocols import Outlook
+from perception.sources.replay import ReplaySource
+from perception.sources.url import open_source
 from perception.types import VOID, Features, Frame, Panoptic, Prompt, Scene, Track, TrackState
 from perception.wire import control as layout
 from tests import golden_wire
@@ -66,6 +71,9 @@ class Following:
     def _track(self, track_id: int, frame: Frame) -> Track:
         state, stamp = TrackState.CONFIRMED, frame.stamp_ns
         return Track(track_id, self.classes[track_id], state, 1.0, (1, 2, 3, 4), stamp, stamp, False, 0.5, True)
+
+    def outlook(self) -> Outlook:
+        return SceneChange().outlook(has_seen=True)
 
     def prompt(self, prompt: Prompt) -> int:
         if self.failure:
@@ -280,12 +288,43 @@ def test_a_box_begins_a_track_with_the_mask_that_is_told(control: Control, follo
     assert np.array_equal(prompt.mask, scene().id_map == 1)
 
 
+def test_numpy_s_numbers_are_taken(control: Control) -> None:
+    box: Any = tuple(np.array(BOX, np.float32))
+    points: Any = np.array([[100, 100]])
+    as_id: Any = np.uint16
+    begun = control.prompt(box=box, frame_seq=as_id(1))
+    assert control.prompt(points=points).track_id != begun.track_id
+    control.relabel(as_id(begun.track_id), "car")
+    control.remove(as_id(begun.track_id))
+    assert begun.track_id not in {row.id for row in control.tracks()}
+
+
 def test_a_point_and_a_mask_begin_tracks_of_no_class(control: Control, followed: Following) -> None:
     mask = np.zeros((180, 320), np.bool_)
     mask[40:60, 100:120] = True
     assert [control.prompt(points=[(100, 100)]).track_id, control.prompt(mask=mask).track_id] == [17, 18]
     assert [prompt.class_id for prompt in followed.prompts] == [VOID, VOID]
     assert control.prompt(points=[(100, 100)], class_name="object").track_id == 19
+
+
+def test_a_mask_of_a_camera_of_another_ratio_than_the_masks(followed: Following) -> None:
+    """A camera of 4:3 whose masks are 64x36: its own size is right, a part of the masks' ratio is not."""
+    mask = np.zeros((480, 640), np.bool_)
+    mask[240:360, 160:320] = True
+    camera, seen = Frame(1, 1, "front", NOISE[:480, :640]), dataclasses.replace(scene(), frame_size=(640, 480))
+    answers = Answers("front", CLASSES)
+    with contextlib.closing(ControlServer(ANY_PORT, answers)) as server, ThreadPoolExecutor(1) as pool:
+        control = Control(server.endpoint)
+        for given_, box in ((mask, (160, 240, 320, 360)), (mask[:352], None)):
+            asked = pool.submit(control.prompt, mask=given_)
+            until(lambda: server.serve(followed, camera, seen) is not None)
+            if box:
+                assert asked.result(5).box == box
+            else:
+                with pytest.raises(PromptError, match=r"640x352.*640:480"):
+                    asked.result(5)
+    assert followed.prompts[0].mask is not None
+    assert np.argwhere(followed.prompts[0].mask).min(0).tolist() == [18, 16]
 
 
 def test_tracks_are_removed_relabelled_and_listed(control: Control, followed: Following) -> None:
@@ -405,6 +444,21 @@ socket.send(bytes.fromhex(sys.argv[2]))
 print("sent", flush=True)
 sys.stdin.read()
 """
+
+
+def test_in_a_paused_drive_the_reply_says_how_to_go_on(picture_drive: Path) -> None:
+    with (
+        contextlib.closing(open_source(str(picture_drive), camera="front")) as source,
+        serving(Following(), frames=False, answer_s=0.1) as server,
+    ):
+        assert isinstance(source, ReplaySource)
+        server.answers.player = source
+        control = Control(server.endpoint)
+        with pytest.raises(PromptError, match="nothing was done: see the health topic"):
+            control.prompt(box=BOX)
+        control.play(pause=True)
+        with pytest.raises(PromptError, match="nothing was done: the drive is paused: go on with p in its terminal"):
+            control.prompt(box=BOX)
 
 
 def test_a_client_that_dies_before_its_reply_wedges_nobody() -> None:
@@ -591,9 +645,54 @@ def test_the_command_prompts_lists_relabels_and_removes(say, tmp_path: Path) -> 
         assert say("prompt", "--point", "100,100", "--point", "110,100", *at)[1].startswith("track 19 (object)")
         assert "10  car               confirmed" in say("prompt", "--list", *at)[1]
         assert say("prompt", "--relabel", 17, "pedestrian", *at)[:2] == (0, "track 17 is of class pedestrian now\n")
-        assert say("prompt", "--remove", 17, *at)[:2] == (0, "track 17 is followed no more\n")
+        code, out, _ = say("prompt", "--remove", 17, *at)
+        assert (code, out.splitlines()[0]) == (0, "track 17 is followed no more")
+        assert "under a new id where the network still sees it" in out
         assert "track 17" in refused(say("prompt", "--remove", 17, *at))
         assert "1280x720" in refused(say("prompt", "--point", "5000,1", *at))
+
+
+def masks_of_editors() -> dict[str, np.ndarray]:
+    """One thing at 30..50, 20..40 of a picture of 128x72, in every form in which masks are usual (OpenCV's BGRA)."""
+    is_thing = np.zeros((72, 128), np.bool_)
+    is_thing[20:40, 30:50] = True
+    white = np.full((72, 128, 4), 255, np.uint8)
+    photo = np.random.default_rng(0).integers(0, 255, (72, 128, 4), np.uint8)
+    white[..., 3], photo[..., 3] = 255 * is_thing, 255 * is_thing
+    opaque = np.dstack([np.where(is_thing, 255, 0).astype(np.uint8)] * 3 + [np.full((72, 128), 255, np.uint8)])
+    deep = np.where(is_thing, 65535, 0).astype(np.uint16)
+    deep_cut = np.dstack([np.full((72, 128, 3), 65535, np.uint16), deep])
+    soft = np.where(is_thing, 255, 40).astype(np.uint8)  # what is bright counts, where anything is
+    indices = {f"index {k}": (k * is_thing).astype(np.uint8) for k in (1, 2, 127)}
+    return indices | {
+        "white cut-out": white,
+        "photo cut-out": photo,
+        "opaque": opaque,
+        "16 bits": deep,
+        "16 bits of 255": np.where(is_thing, 255, 0).astype(np.uint16),
+        "16 bits cut-out": deep_cut,
+        "soft": soft,
+    }
+
+
+def test_masks_of_every_usual_form_mean_the_thing(say, tmp_path: Path) -> None:  # noqa: F811
+    with serving() as server:
+        for number, (name, picture) in enumerate(masks_of_editors().items(), 17):
+            path = tmp_path / f"{name}.png"
+            assert cv2.imwrite(str(path), picture)
+            code, out, err = say("prompt", "--mask", path, "-e", server.endpoint)
+            assert code == 0, (name, err)
+            assert out.startswith(f"track {number} (object), box 300,200,500,400"), name
+
+
+def test_a_mask_without_an_opaque_pixel_means_its_colours(say, tmp_path: Path) -> None:  # noqa: F811
+    """As in a bitmap of 32 bits whose fourth byte is not used."""
+    picture = np.zeros((72, 128, 4), np.uint8)
+    picture[20:40, 30:50, :3] = 255
+    cv2.imwrite(str(tmp_path / "clear.bmp"), picture)
+    with serving() as server:
+        out = say("prompt", "--mask", tmp_path / "clear.bmp", "-e", server.endpoint)[1]
+    assert out.startswith("track 17 (object), box 300,200,500,400")
 
 
 @pytest.mark.parametrize(

@@ -21,8 +21,11 @@ from perception.evaluation.command_clips import ClipWishes, evaluate_clips
 from perception.evaluation.predict import Predictor, node_predictor
 from perception.evaluation.predict_clips import Stepping, step_clips
 from perception.evaluation.score_clips import ClipScores, score_clips
+from perception.evaluation.segments import NUMBERS
 from perception.evaluation.stored import About, read_prediction, write_about, write_picture, write_tracks
 from perception.evaluation.truth import names_in
+from perception.propagation.change import SceneChange
+from perception.protocols import Outlook
 from perception.types import (
     VOID,
     Features,
@@ -183,6 +186,15 @@ def test_given_truth_takes_the_place_of_the_first_frames_things(clips, model, tm
     assert small["tracking"]["mota"] is None
 
 
+def test_given_truth_is_of_the_models_classes_whatever_is_merged(clips, model, tmp_path):
+    """Merged classes have other indices than those of the model."""
+    result = evaluate(clips, model, tmp_path / "kept", given=True, merge=["road=sky"])
+    first = read_prediction(tmp_path / "kept", "a/000", 3)
+    assert set(first.segments.values()) == {(PERSON, 1.0)}
+    assert set(np.unique(first.labels).tolist()) == {SKY, ROAD, PERSON}
+    assert (result["tracking"]["idf1"], result["stq"]["stq"]) == (1, 1)
+
+
 def test_a_switched_id_lowers_what_looks_at_ids_and_nothing_else(clips, tmp_path):
     write_scenes(tmp_path / "kept", clips, lambda clip, i, thing: track(thing if i < 3 or thing == 300 else 999))
     result = rescore(clips, tmp_path / "kept")
@@ -276,6 +288,26 @@ def test_the_truth_says_what_is_hidden_where_it_is_known(clips):
     assert open_clips(clips, CLASSES, 24.0).fps == 24
 
 
+def test_what_is_hidden_is_known_after_a_gap_too(clips):
+    (clips / "images" / "a" / "001.png").unlink()
+    for folder in ("labels", "instances"):
+        (clips / folder / "a" / "001.png").unlink()
+    found = open_clips(clips, CLASSES, None)
+    assert found.clips["a/002"] == tuple(f"a/{i:03d}" for i in range(2, 6))
+    assert found.read("a/002", "a/002").hidden == {9}
+    assert found.read("a/002", "a/003").hidden == frozenset()
+
+
+@pytest.mark.parametrize(("folder", "second"), [("images", "001.jpg"), ("labels", "001.PNG")])
+def test_two_files_of_one_name_are_refused(clips, folder, second):
+    path = clips / folder / "a" / "001.png"
+    path.with_name(second).write_bytes(path.read_bytes())
+    with pytest.raises(ConfigError, match="of one name") as caught:
+        open_clips(clips, CLASSES, None)
+    assert second in str(caught.value)
+    assert "001.png" in str(caught.value)
+
+
 class FollowPrompts:
     """A propagator that keeps the masks it was prompted with where they were; ids as of a long run."""
 
@@ -295,6 +327,9 @@ class FollowPrompts:
         height, width = frame.image.shape[:2]
         place = (frame.seq, frame.stamp_ns, frame.camera, (width, height))
         return Scene(*place, labels, id_map, tracks, (), Validity.PROPAGATED, "", 1)
+
+    def outlook(self) -> Outlook:
+        return SceneChange().outlook(has_seen=True)
 
     def prompt(self, prompt: Prompt) -> int:
         assert prompt.mask is not None
@@ -500,7 +535,8 @@ def test_rendered_clips_keep_ids_and_say_what_is_hidden(tmp_path, say):
     truths = [found.read("000700", name) for name in found.clips["000700"]]
     ids = [set(np.asarray(t.segments.track_ids).tolist()) - {0} for t in truths]
     assert set.intersection(*ids)
-    assert all(t.hidden is not None and not t.hidden & shown for t, shown in zip(truths, ids, strict=True))
+    numbers = [{track % NUMBERS for track in shown} for shown in ids]
+    assert all(t.hidden is not None and not t.hidden & shown for t, shown in zip(truths, numbers, strict=True))
 
 
 def test_a_rendered_clip_is_part_of_its_drive(tmp_path):
@@ -519,3 +555,24 @@ def test_clips_that_can_not_be_rendered_are_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="can't be written"):
         list(write_clips(tmp_path / "file", 0.2, 10.0, [3], 160, 90))
+
+
+def test_clips_are_known_one_by_one_and_others_come_beside_them(tmp_path):
+    def known():
+        return json.loads((tmp_path / "clips.json").read_text())
+
+    steps = write_clips(tmp_path, 0.2, 10.0, [3, 4], 160, 90)
+    assert [next(steps) for _ in range(3)] == [1, 2, 3]
+    assert list(known()["clips"]) == ["000003"]  # as if it had been killed in the second clip
+    del steps
+    list(write_clips(tmp_path, 0.2, 10.0, [5], 160, 90))
+    assert (known()["fps"], list(known()["clips"])) == (10.0, ["000003", "000005"])
+    with pytest.raises(ConfigError, match="have 10 fps, not 20"):
+        next(write_clips(tmp_path, 0.2, 20.0, [6], 160, 90))
+    for seed in (3, 4):
+        with pytest.raises(ConfigError, match=f"images/{seed:06d} has files already; remove that clip"):
+            next(write_clips(tmp_path, 0.2, 10.0, [7, seed], 160, 90))
+    (tmp_path / "clips.json").write_text("{")
+    with pytest.raises(ConfigError, match="render into another folder"):
+        next(write_clips(tmp_path, 0.2, 10.0, [6], 160, 90))
+    assert sorted(path.name for path in (tmp_path / "images").iterdir()) == ["000003", "000004", "000005"]

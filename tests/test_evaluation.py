@@ -144,6 +144,14 @@ def test_merging_classes_equals_merged_labels(data, model):
     assert result["things"] == []
 
 
+def test_pictures_without_a_labelled_pixel_have_no_accuracy(data, model):
+    for path in (data / "labels").iterdir():
+        cv2.imwrite(str(path), np.full((16, 32), VOID, np.uint8))
+    result = evaluate(data, model)
+    assert (result["pixel_accuracy"], result["mean_iou"], result["mean_dice"]) == (None, None, None)
+    assert result["panoptic"]["all"]["pq"] is None
+
+
 @pytest.mark.parametrize("merge", ["cat=road", "road", "road=road"])
 def test_merging_an_unknown_class_names_the_known_ones(merge):
     with pytest.raises(ConfigError, match="sky, road, person"):
@@ -411,6 +419,22 @@ def test_mots_things_that_the_model_does_not_know_are_void(tmp_path):
     names = np.append(segments.class_ids, 99)[segments.ids - 1]  # 99 where the id is 0
     assert names.tolist() == [[1, 99, 2, OTHER]] * 2
     assert dict(zip(segments.class_ids.tolist(), segments.is_crowd.tolist(), strict=True))[2]
+
+
+def test_mots_things_of_merged_classes_are_scored_as_the_one_that_is_left(tmp_path):
+    listed = [{"category": name, "mask": mask(k)} for k, name in enumerate(("car", "truck", "pedestrian", "bus"))]
+    classes = scored_classes(("road", "person", "truck", "car"), {"person", "car"}, ("person=car", "truck=car"))
+    segments = MotsFolder(mots(tmp_path / "mots", *listed), classes).read("v/v-1").segments
+    car = classes.names.index("car")
+    assert segments.class_ids.tolist() == [car, car, car]  # and the bus is void
+    assert segments.ids.tolist() == [[1, 2, 3, 0]] * 2
+
+
+def test_a_mots_frame_that_is_listed_twice_is_refused(tmp_path):
+    root = mots(tmp_path / "mots", {"category": "car", "mask": mask(0)})
+    (root / "labels" / "w.json").write_bytes((root / "labels" / "v.json").read_bytes())
+    with pytest.raises(ConfigError, match=r"w\.json: frame v/v-1 is listed twice"):
+        MotsFolder(root, scored_classes(("road", "car"), {"car"}))
 
 
 def test_a_mots_mask_that_is_covered_whole_is_no_segment(tmp_path):

@@ -84,6 +84,27 @@ def test_what_the_network_denies_is_lost_after_its_time():
     assert not scene.id_map.any()
 
 
+@pytest.mark.parametrize("every", [5, 15, 30])
+def test_one_look_that_misses_it_loses_nothing_however_rare_looks_are(every: int):
+    walk = Walk()
+    for i in range(8 * every):
+        looks = view() if i == 5 * every else view(CAR)
+        scene = walk.step(None if i % every else looks)
+        if i >= 3 * every:
+            assert not scene.events
+            assert scene.id_map.any()
+
+
+@pytest.mark.parametrize(("every", "looks"), [(5, 4), (15, 2), (30, 2)])
+def test_where_looks_are_rare_the_one_that_denies_it_for_long_enough_loses_it(every: int, looks: int):
+    walk = Walk()
+    for i in range(3 * every):
+        walk.step(None if i % every else view(CAR))
+    states = [walk.step(None if i % every else view()).tracks[0].state for i in range(looks * every)]
+    lost = (looks - 1) * every
+    assert states == [TrackState.CONFIRMED] * lost + [TrackState.LOST] * (looks * every - lost)
+
+
 def test_a_lost_track_is_found_again_with_its_id():
     walk = Walk()
     walk.confirmed(CAR)
@@ -242,7 +263,9 @@ def test_a_things_last_mask_is_moved_on_while_it_is_too_small_to_be_carried():
 
 def test_before_the_network_has_looked_nothing_is_claimed():
     scene = Walk().step()
-    assert (scene.validity, scene.reason) == (Validity.FAILED, "the network has not looked at any frame yet")
+    assert (scene.validity, scene.reason) == (
+        Validity.FAILED, "the network has not looked at any frame of this scene yet"
+    )  # fmt: skip
     assert (scene.labels == VOID).all()
     assert scene.tracks == ()
 

@@ -214,3 +214,82 @@ def test_a_refused_prompt_uses_up_no_id():
         walk.propagator.prompt(prompt_of(80, 16, 96, 32))
     assert walk.propagator.life.next_id == 2
     assert walk.step(view(CAR)).events == ()
+
+
+def crowded() -> Walk:
+    """Two slots, both of prompted things of no class that are hidden, the second for longer."""
+    walk = Walk(FakeCarrier(slots=2))
+    walk.step(view())
+    for x in (0, 64):
+        walk.propagator.prompt(prompt_of(x, 16, x + 32, 48))
+    for slot in (1, 0):
+        walk.step(view())
+        walk.carrier.presence[slot] = 0
+    assert [t.state for t in walk.step(view()).tracks] == [TrackState.OCCLUDED] * 2
+    walk.carrier.presence[:] = 1
+    return walk
+
+
+def test_the_unknown_thing_hidden_longest_gives_its_slot_to_a_new_prompt():
+    walk = crowded()
+    assert walk.propagator.prompt(prompt_of(32, 0, 64, 16)) == 3
+    walk.carrier.presence[0] = 0
+    scene = walk.step(view())
+    ended = [(e.track_id, e.reason) for e in scene.events if e.state is TrackState.ENDED]
+    assert ended == [(2, "hidden, and its slot went to a newer prompt")]
+    assert {t.track_id: t.state for t in scene.tracks} == {1: TrackState.OCCLUDED, 3: TrackState.CONFIRMED}
+
+
+def test_a_prompt_that_is_refused_ends_nothing():
+    walk = crowded()
+    with pytest.raises(PromptError):
+        walk.propagator.prompt(Prompt(points=((500.0, 500.0),)))
+    assert [t.track_id for t in walk.step(view()).tracks] == [1, 2]
+
+
+def test_where_all_slots_follow_visible_things_a_prompt_is_refused():
+    walk = crowded()
+    assert [t.state for t in walk.step(view()).tracks] == [TrackState.CONFIRMED] * 2
+    with pytest.raises(PromptError, match="all 2 slots follow visible things; remove a track first"):
+        walk.propagator.prompt(prompt_of(32, 0, 64, 16))
+
+
+def test_a_prompted_thing_that_is_hidden_from_the_start_has_no_mask_to_be_sure_of():
+    walk = Walk()
+    walk.step(view())
+    walk.propagator.prompt(prompt_of(32, 16, 64, 48))
+    walk.carrier.presence[0] = 0
+    (track,) = walk.step(view()).tracks
+    assert (track.state, track.quality) == (TrackState.OCCLUDED, 0.0)
+
+
+WALL, WALKER = (16, 0, 112, 64), (3, 40, 20, 52, 50)  # a box of no class, and a person before it
+
+
+def test_a_person_before_a_prompted_wall_is_a_person():
+    walk = Walk()
+    walk.step(view())
+    walk.propagator.prompt(prompt_of(*WALL))
+    for score in (0.5, 0.9, 0.9):
+        scene = walk.step(view(WALKER, score=score))
+        assert {t.track_id: t.class_id for t in scene.tracks} == {1: VOID, 2: 3}
+        assert scene.tracks[scene.id_map[30, 45] - 1].track_id == 2
+        assert scene.labels[30, 45] == 3
+    for _ in range(3):  # not in the memory of the wall either
+        scene = walk.step()
+        assert scene.tracks[scene.id_map[30, 45] - 1].track_id == 2
+        assert scene.tracks[scene.id_map[30, 90] - 1].track_id == 1
+
+
+@pytest.mark.parametrize("decided", [VOID, 3])
+def test_a_fair_share_of_a_prompted_thing_is_a_part_of_it(decided: int):
+    walk = Walk()
+    walk.step(view())
+    track_id = walk.propagator.prompt(prompt_of(32, 16, 64, 48))
+    part = (3, 32, 16, 40, 48)  # a quarter
+    if decided != VOID:
+        walk.propagator.relabel(track_id, decided)
+        part = (3, 32, 16, 40, 32)  # an eighth
+    scenes = walk.steps(*[view(part)] * 4)
+    assert [[t.track_id for t in s.tracks] for s in scenes] == [[1]] * 4
+    assert scenes[-1].tracks[0].box_xyxy == (32, 16, 64, 48)

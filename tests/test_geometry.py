@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from perception.errors import ConfigError
 from perception.geometry import Camera, load_camera, mounted
@@ -39,9 +41,89 @@ def test_projecting_an_unprojected_pixel_gives_it_back(
     u: float, v: float, depth: float, pitch: float, yaw: float, roll: float, k1: float, k2: float
 ) -> None:
     camera = _camera(pitch, yaw, roll, (k1, k2, 0.001, -0.001, 0.0))
-    pixel, found = camera.project(camera.unproject([u, v], depth))
+    pixel, found = camera.project(camera.position + camera.rays([u, v]) * depth)
     assert pixel == pytest.approx([u, v], abs=1e-4)
     assert found == pytest.approx(depth)
+
+
+LENSES = {  # f [px], width, height, distortion
+    "webcam 85": (700.0, 1280, 720, (-0.30, 0.09, 0.0, 0.0, 0.0)),
+    "KITTI": (984.0, 1392, 512, (-0.3728755, 0.2037299, 0.002219027, 0.001383707, -0.07233722)),
+    "wide 110": (450.0, 1280, 720, (-0.25, 0.05, 0.0, 0.0, -0.004)),
+    "action": (1100.0, 1920, 1080, (-0.28, 0.11, 0.0, 0.0, -0.02)),
+    "pincushion": (900.0, 1280, 720, (0.12, -0.03, 0.002, -0.001, 0.01)),
+}
+
+
+def _lens(name: str) -> Camera:
+    f, width, height, distortion = LENSES[name]
+    K = np.array([[f, 0.0, width / 2], [0.0, f, height / 2], [0.0, 0.0, 1.0]])
+    return Camera("lens", width, height, K, mounted((1.5, 0.0, 1.4), pitch=0.05), np.array(distortion))
+
+
+def _pixels(camera: Camera) -> NDArray[np.float64]:
+    """(n, 2) all over the image, corners included."""
+    u, v = np.meshgrid(np.linspace(-0.5, camera.width - 0.5, 65), np.linspace(-0.5, camera.height - 0.5, 33))
+    return np.stack([u, v], axis=-1).reshape(-1, 2)
+
+
+@pytest.mark.parametrize("name", LENSES)
+def test_what_a_pixel_sees_is_seen_by_that_pixel_or_by_none(name: str) -> None:
+    camera = _lens(name)
+    pixels = _pixels(camera)
+    rays = camera.rays(pixels)
+    back, _ = camera.project(camera.position + rays * 5)
+    seen = np.isfinite(rays).all(axis=1)
+    assert back[seen] == pytest.approx(pixels[seen], abs=2e-3)
+    assert np.isnan(rays[~seen]).all()
+    assert np.isfinite(camera.rays(camera.K[:2, 2])).all()
+    assert seen.mean() > 0.65  # the wide lens: its formula has no corners
+
+
+@pytest.mark.parametrize("name", LENSES)
+def test_opencv_projects_and_undistorts_alike(name: str) -> None:
+    camera = _lens(name)
+    pixels = _pixels(camera)
+    turn = camera.T_vehicle_from_camera[:3, :3]
+    rays = camera.rays(pixels)
+    seen = np.isfinite(rays).all(axis=1)
+    points = camera.position + rays[seen] * 7.0
+    theirs = cv2.projectPoints(points, cv2.Rodrigues(turn.T)[0], -turn.T @ camera.position, camera.K, camera.distortion)
+    assert camera.project(points)[0] == pytest.approx(theirs[0][:, 0], abs=1e-6)
+    # OpenCV's own iteration has converged where what it gives is projected to where it began
+    criteria = (cv2.TERM_CRITERIA_MAX_ITER | cv2.TERM_CRITERIA_EPS, 200, 1e-13)
+    flat = cv2.undistortPoints(pixels[:, None], camera.K, camera.distortion, criteria=criteria)[:, 0]
+    far = np.c_[flat, np.ones(len(flat))]
+    again = cv2.projectPoints(far, np.zeros(3), np.zeros(3), camera.K, camera.distortion)[0][:, 0]
+    inner = (np.linalg.norm(again - pixels, axis=1) < 1e-6) & (np.linalg.norm(flat, axis=1) < 0.7)
+    assert inner.mean() > 0.2
+    assert (rays @ turn)[inner, :2] == pytest.approx(flat[inner], abs=1e-6)
+
+
+radials = st.floats(-0.4, 0.4)
+
+
+@given(radials, radials, st.floats(-0.1, 0.1), small, small, columns, rows)
+def test_no_distortion_gives_a_pixel_a_direction_of_another(
+    k1: float, k2: float, k3: float, p1: float, p2: float, u: float, v: float
+) -> None:
+    camera = _camera(distortion=(k1, k2, p1 / 10, p2 / 10, k3))
+    ray = camera.rays([u, v])
+    if np.isfinite(ray).all():
+        assert camera.project(camera.position + ray * 9)[0] == pytest.approx([u, v], abs=2e-3)
+    else:
+        assert np.isnan(ray).all()
+
+
+@given(radials, radials, st.floats(-0.1, 0.1))
+def test_a_place_further_out_is_seen_further_out_or_not_at_all(k1: float, k2: float, k3: float) -> None:
+    camera = _camera(pitch=0.0, distortion=(k1, k2, 0.0, 0.0, k3))
+    turn = camera.T_vehicle_from_camera[:3, :3]
+    aside = np.stack([np.linspace(0.0, 4.0, 400), np.zeros(400), np.ones(400)], axis=-1)
+    seen = camera.project(camera.position + aside @ turn.T * 3)[0][:, 0]
+    shown = np.isfinite(seen)
+    assert (np.diff(seen[shown]) > 0).all()
+    assert bool(shown.all()) or not shown[int(np.argmin(shown)) :].any()  # what is once out of the picture stays so
 
 
 @given(st.floats(4, 150), st.floats(-30, 30), angles, angles)

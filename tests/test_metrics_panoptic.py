@@ -215,6 +215,20 @@ def test_thing_pixels_without_a_number_are_a_crowd():
 def test_one_instance_number_on_two_classes_is_two_segments():
     found = true_segments(np.array([[1, 2]], np.uint8), np.array([[4, 4]], np.uint16), {1, 2})
     assert found.class_ids.tolist() == [1, 2]
+    assert found.track_ids is not None
+    assert len(set(found.track_ids.tolist()) - {0}) == 2
+
+
+def test_things_that_a_merge_brings_into_one_class_stay_apart():
+    labels, numbers = np.array([[0, 1, 1, 2, 2, 3, 255]], np.uint8), np.array([[5, 4, 0, 4, 0, 4, 4]], np.uint16)
+    target = np.full(256, 255, np.uint8)
+    target[:4] = 0, 1, 1, 0  # class 2 is scored as 1, and 3 as 0, which is stuff
+    found = true_segments(labels, numbers, {1}, target)
+    assert found.ids.tolist() == [[1, 3, 2, 4, 2, 1, 0]]
+    assert found.class_ids.tolist() == [0, 1, 1, 1]
+    assert found.is_crowd.tolist() == [False, True, False, False]
+    assert found.track_ids is not None
+    assert len(set(found.track_ids.tolist())) == 3  # none, and one for each thing
 
 
 def test_small_instances_become_crowds_and_stuff_does_not():

@@ -181,6 +181,28 @@ def test_vpq_of_one_frame_is_pq_and_longer_windows_see_a_switched_id():
     assert vpq.mean() == pytest.approx((1 + (1 / 2.5 + 1) / 2) / 2)
 
 
+def small_frames(*rows: tuple[str, str], least_area: int) -> list[Overlap]:
+    pairs = [(segments(packed(truth)), segments(packed(predicted), is_truth=False)) for truth, predicted in rows]
+    return [Overlap(small_as_crowd(truth, {THING}, least_area), predicted) for truth, predicted in pairs]
+
+
+def test_frames_in_which_a_thing_is_small_are_neither_missed_nor_wrong_in_vpq():
+    """The tube of a thing that comes into the picture slice by slice, predicted as it is."""
+    vpq = VideoPanoptic({THING, SKY}, (3,))
+    for i, frame in enumerate(small_frames(("1SSSS", "7SSSS"), ("11SSS", "77SSS"), ("1111S", "7777S"), least_area=3)):
+        vpq.add(frame, follows=i > 0)
+    assert vpq.by_window[3].mean() == (1, 1, 1, 2)
+
+
+def test_what_is_wrong_of_other_things_that_are_small_is_wrong_in_vpq():
+    """Of 7 px of a tube 4 are right, one is on its own thing where that is small, one on another that is small."""
+    vpq = VideoPanoptic({THING}, (2,))
+    for i, frame in enumerate(small_frames(("11112S", "77777S"), ("1222SS", "7722SS"), least_area=2)):
+        vpq.add(frame, follows=i > 0)
+    two = vpq.by_window[2]
+    assert two.iou.tolist() == [pytest.approx(4 / 6 + 2 / 3)]
+
+
 def test_vpq_windows_do_not_reach_into_the_next_clip():
     vpq = VideoPanoptic({THING}, (2,))
     for follows in (False, True, False):

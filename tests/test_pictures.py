@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from pathlib import Path
 
 import av
@@ -82,3 +84,32 @@ def test_a_live_source_and_a_taken_name_are_refused(tmp_path: Path, drive: Path,
     taken = tmp_path / "there.png"
     taken.touch()
     assert "it is there already" in refused(say("picture", str(drive), "--at", "0.1", "-o", str(taken)))
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("video", "-o", "a.mp4", "--speed", "0"), "speed 0: from 0.05 to 100"),
+        (("video", "-o", "a.mp4", "--scale", "9"), "scale 9: from 0.01 to 4"),
+        (("video", "-o", "a.mp4", "--topic", "sky"), "no group of classes is called 'sky'"),
+        (("picture", "--at", "1", "-o", "a.png", "--scale", "9"), "scale 9: from 0.01 to 4"),
+        (("picture", "--at", "1", "-o", "a.png", "--topic", "sky"), "no group of classes is called 'sky'"),
+    ],
+)
+def test_what_can_not_be_made_is_said_before_the_drive_is_read(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    words: tuple[str, ...],
+    says: str,
+    say,  # noqa: F811
+) -> None:
+    """A pipe that nobody writes to would keep whoever opens it for ever."""
+    monkeypatch.chdir(tmp_path)
+    os.mkfifo("drive.mp4")
+    begun = threading.Timer(20, os.open, ("drive.mp4", os.O_RDWR))  # so that a failure of this test ends
+    begun.daemon = True
+    begun.start()
+    try:
+        assert says in refused(say(words[0], "drive.mp4", *words[1:]))
+    finally:
+        begun.cancel()

@@ -14,3 +14,9 @@ def test_a_total_that_nobody_knows_is_not_shown(capsys, monkeypatch, total, show
         lines_of(bar)("exact", 24, total)
     err = capsys.readouterr().err
     assert shown in err.split(), err
+
+
+def test_a_bar_without_a_task_leaves_no_line(capsys):
+    with pytest.raises(ValueError, match="first"), progress_bar():
+        raise ValueError("first")
+    assert capsys.readouterr().err == ""

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from perception.drives.rendered import RenderedDrive, RenderedFrame
 from perception.errors import PromptError
-from perception.propagation.prompt_mask import CUT_SIDE, LEAST_AREA, mask_of_prompt
+from perception.propagation.grabcut import CUT_SIDE
+from perception.propagation.prompt_mask import LEAST_AREA, mask_of_prompt
 from perception.types import VOID, Frame, Prompt, Scene, Track, TrackState, Validity
 
 SIZE = (640, 352)  # width, height of the masks
@@ -63,6 +64,30 @@ def test_a_mask_of_any_size_is_scaled(size: tuple[int, int]) -> None:
     wanted = blob((100, 80, 180, 240))
     given_ = cv2.resize(wanted.view(np.uint8), size, interpolation=cv2.INTER_NEAREST_EXACT).view(np.bool_)
     assert iou(mask_of_prompt(Prompt(mask=given_), frame(), scene()), wanted) > 0.97
+
+
+VGA, PORTRAIT = (640, 480), (480, 854)
+
+
+@pytest.mark.parametrize(("camera", "size"), [(VGA, VGA), (VGA, (320, 240)), (PORTRAIT, (240, 427))])
+def test_a_mask_is_of_the_cameras_own_ratio(camera: tuple[int, int], size: tuple[int, int]) -> None:
+    """A thing in the middle half of the frame is one in the middle half of the masks, whatever the camera's ratio."""
+    (width, height), (columns, rows) = size, SIZE
+    given_, wanted = np.zeros((height, width), np.bool_), np.zeros((rows, columns), np.bool_)
+    given_[height // 4 : 3 * height // 4, width // 4 : 3 * width // 4] = True
+    wanted[rows // 4 : 3 * rows // 4, columns // 4 : 3 * columns // 4] = True
+    image = frame(np.zeros((*camera[::-1], 3), np.uint8))
+    got = mask_of_prompt(Prompt(mask=given_), image, scene())
+    assert iou(got, wanted) > 0.97
+    assert np.array_equal(mask_of_prompt(Prompt(mask=got), image, scene()), got)  # as control hands it on
+
+
+@pytest.mark.parametrize("size", [FRAME_SIZE, (320, 176), (854, 480)])
+def test_a_mask_of_another_ratio_than_the_cameras_is_refused(size: tuple[int, int]) -> None:
+    mask = np.zeros(size[::-1], np.bool_)
+    mask[10:60, 10:60] = True
+    with pytest.raises(PromptError, match=f"a mask of {size[0]}x{size[1]}.*640:480"):
+        mask_of_prompt(Prompt(mask=mask), frame(np.zeros((480, 640, 3), np.uint8)), scene())
 
 
 @pytest.mark.parametrize(

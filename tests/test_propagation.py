@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from perception.propagation.iou import IouPropagator
 from perception.propagation.matching import mask_iou, match
 from perception.propagation.tracks import LifeCycle
-from perception.types import VOID, Scene, TrackState, Validity
+from perception.types import VOID, Frame, Scene, TrackState, Validity
 from tests.fakes import PERIOD_NS, SIZE, frame, seen
+from tests.walk import noise
 
 
 @pytest.fixture
@@ -94,6 +95,36 @@ def test_after_a_jump_in_time_old_masks_are_not_repeated(propagator, stamp_ns):
     assert (scene.validity, scene.frames_since_network) == (Validity.FAILED, 1)
     assert (scene.labels == VOID).all()
     assert not scene.id_map.any()
+
+
+CUTS = {
+    "the picture jumped": noise(3, seed=2, size=SIZE),
+    "frames of 80x45 after 160x90": noise(3, seed=1, size=(45, 80)),
+    "time jumped by 9.93 s": Frame(3, 10_000_000_000, "front", noise(3, seed=1, size=SIZE).image),
+}
+
+
+@pytest.mark.parametrize("reason", CUTS)
+def test_a_cut_ends_all_tracks_with_its_reason(propagator, reason):
+    view = seen((2, 10, 10, 40, 60), (3, 80, 16, 96, 32))
+    for i in range(3):
+        propagator.step(noise(i, seed=1, size=SIZE), view)
+    scene = propagator.step(CUTS[reason], view)
+    assert [(e.track_id, e.reason) for e in scene.events if e.state is TrackState.ENDED] == [(1, reason), (2, reason)]
+    assert [t.track_id for t in scene.tracks] == [3, 4]
+
+
+def test_a_frozen_camera_is_said_and_costs_no_id(propagator):
+    view = seen((2, 10, 10, 40, 60))
+    walk(propagator, view, view, view)
+    still = frame(50).image
+    frozen = [propagator.step(Frame(i, i * PERIOD_NS, "front", still), view) for i in range(3, 15)]
+    assert [s.validity for s in frozen[:10]] == [Validity.OBSERVED] * 10
+    assert (frozen[10].validity, frozen[10].reason) == (
+        Validity.DEGRADED, "the camera has given the same picture for 0.3 s"
+    )  # fmt: skip
+    assert {t.track_id for s in frozen for t in s.tracks} == {1}
+    assert walk(propagator, view, start=15)[0].validity is Validity.OBSERVED
 
 
 def test_reset_forgets_tracks_but_not_ids(propagator):

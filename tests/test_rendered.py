@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import subprocess
+import sys
 import weakref
 from itertools import islice, pairwise
 from pathlib import Path
@@ -164,6 +166,46 @@ def test_training_frames_need_seeds_and_a_place(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="can't be written"):
         list(write_training_frames(tmp_path / "file", 1, [1], 160, 90))
+
+
+def test_more_frames_than_the_seeds_have_are_refused_with_the_remedy(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"1801 frames of 2 seeds: at most 900 of each; take 3 seeds or more"):
+        next(write_training_frames(tmp_path / "none", 1801, [1, 2], 160, 90))
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize("where", ["images", "labels", "instances"])
+def test_a_picture_that_can_not_be_written_is_named(tmp_path: Path, where: str) -> None:
+    (tmp_path / where / "000000.png").mkdir(parents=True)
+    with pytest.raises(ConfigError, match=rf"{where}/000000.png: can't be written \(is a directory\)"):
+        next(write_training_frames(tmp_path, 1, [1], 160, 90))
+    assert not list(tmp_path.rglob("*.part"))
+
+
+def test_a_full_disk_ends_it_with_one_line(tmp_path: Path) -> None:
+    """A limit on the size of files says the same as a full disk does, another error of write()."""
+    code = (
+        "import resource, sys; from perception.cli import main\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))\n"
+        f"sys.argv = ['perception', 'render', {str(tmp_path)!r}, '--frames', '2']; main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert f"perception: {tmp_path}/images/000000.png: can't be written (file too large)" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize("size", [(64, 36), (64, 400), (240, 400), (400, 64), (96, 64)])
+def test_tall_and_small_formats_are_rendered(size: tuple[int, int]) -> None:
+    shown: set[int] = set()
+    for seed in (1, 1419):
+        for frame in RenderedDrive(seed, *size, fps=2.0).at((0, 9, 25)):
+            assert frame.truth is not None
+            assert frame.image.shape == (size[1], size[0], 3)
+            assert frame.truth.labels.max() < len(CLASS_NAMES)
+            shown |= set(frame.truth.labels[0].tolist())
+    assert CLASS_NAMES.index("sky") in shown
 
 
 def test_a_drive_that_is_over_gives_its_memory_back_at_once():

@@ -7,6 +7,7 @@ import json
 import re
 import struct
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,34 @@ def test_camera_masks_and_boxes_come_in_foxgloves_schemas(tmp_path: Path) -> Non
     assert {text.text.split()[0] for text in boxes.texts} == {"car", "pedestrian"}
     assert max(point.x for line in boxes.points for point in line.points) <= SIZE[0]  # pixels of the picture that came
     assert json.loads(found["/front/health"])["state"] == "running"
+
+
+async def _stamps(address: str, count: int) -> list[int]:
+    """When the first `count` messages of frames are of [ns]."""
+    stamps: list[int] = []
+    talk = {"protocols": ["foxglove.sdk.v1"], "max_msg_size": 0}
+    async with aiohttp.ClientSession() as session, session.ws_connect(address, **talk) as socket:
+        async for message in socket:
+            if message.type is aiohttp.WSMsgType.TEXT:
+                told = json.loads(message.data)
+                new = [c["id"] for c in told.get("channels", []) if c["topic"] in WANTED[:-1]]
+                again = re.findall(r"Unknown channel ID: (\d+)", told.get("message", ""))
+                wishes = [{"id": int(n), "channelId": int(n)} for n in (*new, *again)]
+                await socket.send_json({"op": "subscribe", "subscriptions": wishes})
+            elif message.type is aiohttp.WSMsgType.BINARY and message.data[0] == _MESSAGE_DATA:
+                stamps.append(struct.unpack("<Q", message.data[5:13])[0])
+                if len(stamps) == count:
+                    return stamps
+    raise AssertionError(stamps)
+
+
+def test_all_of_a_frame_is_of_one_time(tmp_path: Path) -> None:
+    endpoint = f"ipc://{tmp_path}/s/front"
+    command = [sys.executable, "-m", "perception.cli", "foxglove", endpoint, "--port", "0"]
+    with publishing(endpoint), running(command, r"open (ws://\S+)", "stderr") as (_, address):
+        times = sorted(set(asyncio.run(asyncio.wait_for(_stamps(address, 60), 60))))
+    assert len(times) >= 10
+    assert min(after - before for before, after in pairwise(times)) > 1_000_000  # frames come every 50 ms
 
 
 def test_a_port_that_is_taken_is_one_line(say, tmp_path: Path) -> None:  # noqa: F811

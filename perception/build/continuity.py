@@ -36,10 +36,11 @@ def open_checkpoint(checked: Checked, info: SourceInfo) -> CheckpointFile | None
 def build_continuity(
     checkpoint: CheckpointFile, pipeline: Pipeline, publisher: Publisher, report: HealthReport
 ) -> Continuity | None:
-    """Goes on from what the file holds, and keeps it for the next process."""
+    """Goes on from what the file holds, or says on the health topic why not, and keeps it for the next process."""
     propagator, encoder = pipeline.propagator, publisher.encoder
     if not isinstance(propagator, Continued):
         return None
+    report.refused = checkpoint.refused
     if found := checkpoint.found:
         now_ns = time.monotonic_ns()
         count = restore(propagator, found.identities, now_ns)

@@ -27,8 +27,7 @@ from perception.sources.url import open_source
 from perception.stopwatch import Stopwatch
 from perception.switches import SwitchWatch
 from perception.types import Scene
-
-DEFAULT_CONTROL = "tcp://127.0.0.1:5602"
+from perception.wire import CONTROL_ENDPOINT
 
 
 def build_node(
@@ -134,6 +133,6 @@ def build_control(checked: Checked) -> ControlServer | None:
     endpoints = launch.publish.endpoints
     # who publishes over ipc alone keeps other users of the machine out: then nothing listens on tcp unasked
     is_private = all(endpoint.startswith("ipc://") for endpoint in endpoints)
-    fallback = f"{endpoints[0]}.control" if is_private else DEFAULT_CONTROL
+    fallback = f"{endpoints[0]}.control" if is_private else CONTROL_ENDPOINT
     answers = Answers(launch.camera, checked.files.card.class_table().names)
     return open_control(launch.control.endpoint, fallback, answers, checked.curve)

@@ -43,7 +43,8 @@ def compare(
     What is compared are the messages that were published. With `--level auto`, runs of one engine and version have to
     be the same bytes; of one engine and processor nearly the same masks; others the same within statistics.
 
-    Exit code 0: the same within the tolerance. 1: different. 2: a wrong option or file. 3: not to be compared.
+    Exit code 0: the same within the tolerance. 1: different. 2: a wrong option, or a file that is not there. 3: not to
+    be compared: no recording, a damaged one, or one of something else.
     """
     from perception.compare import Options, write_html, write_json, write_junit
     from perception.compare import compare as held_against

@@ -14,6 +14,7 @@ import typer
 
 from perception.cli import app
 from perception.errors import ConfigError
+from perception.wire import MASKS_ENDPOINT
 
 EXAMPLES = """
 Examples:
@@ -26,7 +27,7 @@ Examples:
 
 @app.command(epilog=EXAMPLES)
 def foxglove(
-    endpoint: Annotated[str, typer.Argument(help="Where the masks come from.")] = "tcp://127.0.0.1:5601",
+    endpoint: Annotated[str, typer.Argument(help="Where the masks come from.")] = MASKS_ENDPOINT,
     host: Annotated[str, typer.Option(help="Address to listen on; the protocol has no password.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: any.")] = 8765,
     server_key: Annotated[

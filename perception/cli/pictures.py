@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -59,14 +60,16 @@ def video(
     in this frame, broken where it was carried there. The strip below says when and which frame, and shows the whole
     drive: green observed, blue propagated, orange degraded, dark red failed, grey nothing said, red ticks dropped.
     """
-    from perception.conversion.video import VideoWishes, check_out, write_video
+    from perception.conversion.video import VideoWishes, check_out, check_wishes, write_video
     from perception.replay.shown import Wanted, shown
 
     check_out(out, force)
+    wishes = VideoWishes(begin, end, speed, scale, tuple(topic or ()), plain, dropped, images)
+    check_wishes(wishes)
     wanted = Wanted(begin, end, _launch(topic, model, engine), bool(model or engine), plain)
     with progress_bar() as bar, shown(path, wanted, lines_of(bar)) as drive:
         part = (max(0.0, begin - drive.begin_s), None if end is None else end - drive.begin_s)
-        wishes = VideoWishes(*part, speed, scale, tuple(topic or ()), plain, dropped, images or drive.frames)
+        wishes = replace(wishes, begin_s=part[0], end_s=part[1], frames=images or drive.frames)
         done = write_video(drive.path, out, wishes, force=force, progress=lines_of(bar))
     lacks = [f"{done.dropped} dropped ones only marked"] if done.dropped else []
     lacks += [f"{done.without_image} without an image"] if done.without_image else []
@@ -95,11 +98,13 @@ def picture(
     [bold]perception picture drives/front-2026-11-23 --at 12.3[/bold]
     [bold]perception picture dashcam.mp4 --at 4 -o ticket.jpg --topic road --topic pedestrian[/bold]
     """
+    from perception.conversion.canvas import check_scale
     from perception.conversion.picture import PictureWish, check_out, write_picture
     from perception.replay.shown import Wanted, shown
 
     out = out or Path(f"{Path(path.partition('?')[0]).stem or 'drive'}-{at:g}.png")
     check_out(out, force)
+    check_scale(scale)
     wanted = Wanted(at, at + _AFTER_S, _launch(topic, model, engine), bool(model or engine), plain)
     with progress_bar() as bar, shown(path, wanted, lines_of(bar)) as drive:
         wish = PictureWish(

@@ -14,13 +14,13 @@ import typer
 from perception.cli import app
 from perception.config import Launch, read_launch
 from perception.protocols import Sink
+from perception.wire import MASKS_ENDPOINT
 
 if TYPE_CHECKING:
     from perception.node import Node
 
 Endpoint = Annotated[str, typer.Option("--endpoint", "-e", help="Where the masks go, or come from.")]
 Driving = Callable[["Node"], AbstractContextManager[None]]
-DEFAULT_ENDPOINT = "tcp://127.0.0.1:5601"
 
 
 @app.command()
@@ -80,7 +80,7 @@ def _pictures(folder: Path, every: int, launch: Launch) -> Sink:
 @app.command()
 def watch(
     topics: Annotated[list[str], typer.Argument(help="Topics such as front/road front/pedestrian.")],
-    endpoint: Endpoint = DEFAULT_ENDPOINT,
+    endpoint: Endpoint = MASKS_ENDPOINT,
     save: Annotated[Path | None, typer.Option(help="Write one overlay picture a second into this folder.")] = None,
     seconds: Annotated[float | None, typer.Option(min=0.1, help="Stop after so long.")] = None,
     count: Annotated[int | None, typer.Option(min=1, help="Stop after so many messages.")] = None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TaskID, TextColumn, TimeRemainingColumn
@@ -16,9 +17,26 @@ class _Count(MofNCompleteColumn):
         return Text(f"{int(task.completed)}", "progress.download") if task.total is None else super().render(task)
 
 
+class _Bar(Progress):
+    """Begins with its first task: where an error comes before, it would be an empty line beside that."""
+
+    def start(self) -> None:
+        if self.tasks:
+            super().start()
+
+    def stop(self) -> None:
+        if self.live.is_started:
+            super().stop()
+
+    def add_task(self, *wishes: Any, **more: Any) -> TaskID:
+        added = super().add_task(*wishes, **more)
+        self.start()
+        return added
+
+
 def progress_bar() -> Progress:
     columns = (TextColumn("{task.description}"), BarColumn(), _Count(), TimeRemainingColumn())
-    return Progress(*columns, console=Console(stderr=True))
+    return _Bar(*columns, console=Console(stderr=True))
 
 
 def lines_of(bar: Progress) -> Callable[[str, int, int], None]:

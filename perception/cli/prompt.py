@@ -9,6 +9,7 @@ import typer
 
 from perception.cli import app
 from perception.errors import PromptError
+from perception.wire import CONTROL_ENDPOINT
 
 if TYPE_CHECKING:
     import numpy as np
@@ -16,7 +17,10 @@ if TYPE_CHECKING:
 
     from perception.client import Control
 
-DEFAULT_ENDPOINT = "tcp://127.0.0.1:5602"
+MASK_HELP = (
+    "A picture of the whole frame: the thing in white on black, cut out (the rest transparent), "
+    "or in any value but 0 where nothing is brighter than half."
+)
 EXAMPLES = """
 Examples, all in pixels of the camera's image:
 
@@ -40,12 +44,12 @@ A box is surest; a point is enough for what the network sees as one thing. See i
 def prompt(
     point: Annotated[list[str] | None, typer.Option(help="X,Y on the thing; may be given several times.")] = None,
     box: Annotated[str | None, typer.Option(help="X0,Y0,X1,Y1 around the thing.")] = None,
-    mask: Annotated[Path | None, typer.Option(help="A picture of the whole frame, the thing in white.")] = None,
+    mask: Annotated[Path | None, typer.Option(help=MASK_HELP)] = None,
     class_name: Annotated[str, typer.Option("--class", help="A class of the model; none: any object.")] = "",
     remove: Annotated[int | None, typer.Option(help="End the track of this id.")] = None,
     relabel: Annotated[tuple[int, str] | None, typer.Option(help="ID CLASS: give a track another class.")] = None,
     show: Annotated[bool, typer.Option("--list", help="List the tracks that live.")] = False,
-    endpoint: Annotated[str, typer.Option("--endpoint", "-e", help="The node's control endpoint.")] = DEFAULT_ENDPOINT,
+    endpoint: Annotated[str, typer.Option("--endpoint", "-e", help="The node's control endpoint.")] = CONTROL_ENDPOINT,
     server_key: Annotated[
         Path | None, typer.Option(help="The node's .public key file, for an encrypted endpoint.")
     ] = None,
@@ -61,6 +65,7 @@ def prompt(
     elif remove is not None:
         control.remove(remove)
         print(f"track {remove} is followed no more")
+        print("it comes back under a new id where the network still sees it: perception prompt --list")
     elif relabel is not None:
         control.relabel(*relabel)
         print(f"track {relabel[0]} is of class {relabel[1]} now")
@@ -89,9 +94,28 @@ def _numbers(text: str, name: str, form: str) -> Any:
 
 
 def _read_mask(path: Path) -> NDArray[np.bool_]:
-    from perception.images import load_image
+    """(h, w) of the thing: what is opaque where a part is not, else what is white, else what is not 0.
 
-    return load_image(path).max(axis=2) >= 128
+    Raises:
+        SourceError: not a picture that can be read.
+    """
+    import numpy as np
+
+    from perception.images import load_image
+    from perception.opencv import cv2
+
+    colours = load_image(path)  # what is no picture, or a giant one, is refused here
+    stored = np.asarray(cv2.imread(str(path), cv2.IMREAD_UNCHANGED))
+    half = np.iinfo(stored.dtype).max // 2
+    if stored.ndim == 3 and stored.shape[2] == 4:
+        alpha = stored[..., 3] > half
+        if alpha.any() and not alpha.all():  # none is opaque in a BMP whose fourth byte is not used
+            return alpha
+    values = colours.max(axis=2)
+    if stored.dtype == np.uint16:  # `colours` has their upper bytes
+        values = stored if stored.ndim == 2 else stored[..., :3].max(axis=2)
+    is_index = values.max() <= half  # black, and numbers of things: no mask has only dark white in it
+    return values > (0 if is_index else half)
 
 
 def _prompt(control: Control, class_name: str, **what: Any) -> None:

@@ -13,6 +13,7 @@ from perception.cli import app
 from perception.config import Launch, RecordConfig, read_launch
 from perception.errors import ConfigError, RecordingError
 from perception.strict_toml import check
+from perception.wire import CONTROL_ENDPOINT
 
 if TYPE_CHECKING:
     from perception.node import Node
@@ -121,9 +122,7 @@ def with_recording(launch: Launch, wishes: dict[str, Any]) -> Launch:
 @app.command()
 def save(
     reason: Annotated[str, typer.Argument(help="Why: a word or two, which names the folder.")] = "by hand",
-    endpoint: Annotated[str, typer.Option("--endpoint", "-e", help="The node's control endpoint.")] = (
-        "tcp://127.0.0.1:5602"
-    ),
+    endpoint: Annotated[str, typer.Option("--endpoint", "-e", help="The node's control endpoint.")] = CONTROL_ENDPOINT,
     server_key: Annotated[Path | None, typer.Option(help="The node's .public key file, where it is encrypted.")] = None,
     key: Annotated[Path | None, typer.Option(help="Our own .secret key file, where it is encrypted.")] = None,
 ) -> None:

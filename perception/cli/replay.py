@@ -83,6 +83,8 @@ def replay(
     ] = 1,
 ) -> None:
     """Play a recorded drive through the node: every frame, in order, same masks every time."""
+    if end == 0:
+        raise ConfigError(f"--to 0 is not after --from {begin:g}")
     choices = {"path": model, "engine": engine, "network_every": network_every}
     what_if = {"--slower": slower != 1, "--network-ms": network_ms, "--carry-ms": carry_ms}
     what_if["--camera-every"] = camera_every != 1

@@ -14,6 +14,7 @@ import typer
 
 from perception.cli import app
 from perception.errors import ConfigError
+from perception.wire import CONTROL_ENDPOINT, MASKS_ENDPOINT
 
 if TYPE_CHECKING:
     from perception.config import Launch
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
 _LEAVE_S = 3.0
 
-DEFAULT_ENDPOINT, DEFAULT_CONTROL = "tcp://127.0.0.1:5601", "tcp://127.0.0.1:5602"
 EXAMPLES = """
 Examples:
 
@@ -40,7 +40,7 @@ Examples:
 @app.command(epilog=EXAMPLES)
 def view(
     endpoint: Annotated[
-        list[str] | None, typer.Argument(help=f"Where the masks come from; {DEFAULT_ENDPOINT} by default.")
+        list[str] | None, typer.Argument(help=f"Where the masks come from; {MASKS_ENDPOINT} by default.")
     ] = None,
     host: Annotated[
         str, typer.Option(help="Address of the page; beyond this machine it asks for a token.")
@@ -66,7 +66,7 @@ def view(
     require_aiohttp()
     from perception.view.server import ViewSettings, run_view
 
-    endpoints = tuple(dict.fromkeys(endpoint or [DEFAULT_ENDPOINT]))
+    endpoints = tuple(dict.fromkeys(endpoint or [MASKS_ENDPOINT]))
     control = control_of(endpoints) if control is None else control
     settings = ViewSettings(endpoints, host, port, token, control, server_key, key, nice, beside)
     run_view(settings, lambda link: print(f"open {link}", file=sys.stderr, flush=True))
@@ -85,8 +85,8 @@ def control_of(endpoints: tuple[str, ...]) -> str:
 
     A wrong guess would send prompts to another node, so only the defaults are guessed.
     """
-    if endpoints == (DEFAULT_ENDPOINT,):
-        return DEFAULT_CONTROL
+    if endpoints == (MASKS_ENDPOINT,):
+        return CONTROL_ENDPOINT
     return f"{endpoints[0]}.control" if len(endpoints) == 1 and endpoints[0].startswith("ipc://") else ""
 
 

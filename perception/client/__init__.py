@@ -7,22 +7,21 @@ Importing this package does not import numpy: the thread does, while it waits fo
 
 from __future__ import annotations
 
+import os
 import time
 import weakref
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from types import TracebackType
 
 import zmq
 
 from perception.client.absence import absence_of
 from perception.client.age import Clocks, Received, age_of
-from perception.client.connection import EVENTS, FAILURES, connect, use_keys
+from perception.client.connection import ClientKeys, ServerKey, check_seconds, open_link
 from perception.client.control import Control, Prompted
 from perception.client.reader import Counters, Reader
 from perception.errors import EndpointError
-from perception.keys import KeyPair
 from perception.wire import MAX_MESSAGE, EventRow, Health, valid_topic
 
 __all__ = ["Clocks", "Control", "Counters", "Prompted", "Received", "Subscription", "age_of", "subscribe"]
@@ -35,32 +34,30 @@ def subscribe(
     *topics: str,
     latest: bool = True,
     timeout_s: float | None = None,
-    server_key: str | bytes | Path | None = None,
-    client_keys: str | Path | KeyPair | None = None,
+    server_key: ServerKey = None,
+    client_keys: ClientKeys = None,
     queue_size: int = 1000,
     stale_after_s: float = 1.0,
 ) -> Subscription:
     """The messages of `topics` ("front/road", "front/*"; none: all) as they come, the newest of each topic only.
 
     `latest=False` hands over every message, up to `queue_size` waiting ones, for recorders. `timeout_s` is how long
-    to wait for a message before TimeoutError; None waits for ever. `server_key` (the publisher's `.public`) and
-    `client_keys` (one's own `.secret`) open an encrypted endpoint. Raises EndpointError for an endpoint, topic or key
-    that can't be; a publisher that is not there yet is no error.
+    to wait for a message before TimeoutError; None waits for ever. After `stale_after_s` of silence `state` says so.
+    `server_key` (the publisher's `.public`) and `client_keys` (one's own `.secret`) open an encrypted endpoint. Raises
+    EndpointError for an endpoint, topic, key or time that can't be; a publisher that is not there yet is no error, and
+    one that refuses us is asked again every two seconds.
     """
     prefixes = _prefixes(topics)
-    context = zmq.Context()
-    try:
-        socket = context.socket(zmq.SUB)
-        _configure(socket, prefixes)
-        use_keys(socket, server_key, client_keys)
-        monitor = socket.get_monitor_socket(EVENTS | FAILURES)
-        connect(socket, endpoint)
-    except BaseException:
-        context.destroy(0)
-        raise
+    check_seconds("timeout_s", timeout_s)
+    check_seconds("stale_after_s", stale_after_s)
+    kept = 0 if latest else max(1, queue_size)
+    link = open_link(zmq.SUB, endpoint, server_key, client_keys, lambda socket: _configure(socket, prefixes))
     asked = tuple(prefix for prefix, is_asked in prefixes.items() if is_asked)
-    reader = Reader(context, socket, monitor, asked, 0 if latest else max(1, queue_size))
-    return Subscription(reader, endpoint, topics, timeout_s, stale_after_s)
+    try:
+        return Subscription(Reader(link, asked, kept), endpoint, topics, timeout_s, stale_after_s)
+    except BaseException:  # no thread could be started
+        link.close()
+        raise
 
 
 class Subscription:
@@ -69,12 +66,11 @@ class Subscription:
     def __init__(
         self, reader: Reader, endpoint: str, topics: tuple[str, ...], timeout_s: float | None, stale_after_s: float
     ) -> None:
-        self._reader = reader
+        self._any_reader = reader
         self._endpoint, self._topics = endpoint, topics
-        self._timeout_s = timeout_s
-        self._stale_after_ns = int(stale_after_s * 1e9)
-        self._finalizer = weakref.finalize(self, reader.stop)
+        self._timeout_s, self._stale_after_s = timeout_s, stale_after_s
         reader.start()
+        self._finalizer = weakref.finalize(self, reader.stop)
 
     def __iter__(self) -> Iterator[Received]:
         return self
@@ -86,6 +82,7 @@ class Subscription:
 
     def receive(self, timeout_s: float | None = None) -> Received | None:
         """The next message; None once the subscription is closed. Raises TimeoutError after `timeout_s`."""
+        check_seconds("timeout_s", timeout_s)
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         reader = self._reader
         with reader.changed:
@@ -121,7 +118,7 @@ class Subscription:
 
     @property
     def connection(self) -> str:
-        """connecting | connected | refused (the handshake fails: a key is wrong or missing)."""
+        """connecting | connected | refused (the handshake fails: a key is wrong or missing; it is tried again)."""
         return self._reader.connection
 
     @property
@@ -132,7 +129,7 @@ class Subscription:
             return "mismatch"
         if reader.last_ns is None:
             return "waiting"
-        return "stale" if time.monotonic_ns() - reader.last_ns > self._stale_after_ns else "live"
+        return "stale" if (time.monotonic_ns() - reader.last_ns) / 1e9 > self._stale_after_s else "live"
 
     @property
     def mismatch(self) -> str:
@@ -155,6 +152,13 @@ class Subscription:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
 
+    @property
+    def _reader(self) -> Reader:
+        """Raises EndpointError in a forked child: the thread that reads is no part of it, nothing would ever come."""
+        if os.getpid() != (pid := self._any_reader.pid):
+            raise EndpointError(f"a subscription of process {pid}, from before a fork: subscribe again in this one")
+        return self._any_reader
+
     def _why_nothing_came(self, timeout_s: float | None) -> str:
         reader, wanted = self._reader, ", ".join(self._topics) or "anything"
         parts = [f"no message of {wanted} from {self._endpoint} within {timeout_s:g} s", self.connection]
@@ -175,8 +179,12 @@ def _prefixes(topics: tuple[str, ...]) -> dict[str, bool]:
     """What to subscribe to: prefix -> whether the program asked for it; the rest tells how the publisher is."""
     found: dict[str, bool] = {}
     for topic in topics or ("*",):
+        if not isinstance(topic, str):
+            raise EndpointError(
+                f"topic {topic!r}: each is a word of its own: subscribe(ENDPOINT, 'front/road', 'front/lane')"
+            )
         wildcard = topic == "*" or topic.endswith("/*")
-        if not wildcard and not valid_topic(topic):
+        if topic != "*" and not valid_topic(topic[:-1] + "x" if wildcard else topic):
             raise EndpointError(f"topic {topic!r}: write CAMERA/NAME, as front/road, or CAMERA/* for all of a camera")
         found[topic[:-1] if wildcard else topic + "\0"] = True
     for prefix in list(found):

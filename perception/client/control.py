@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import zmq
 
-from perception.client.connection import EVENTS, FAILURES, connect, event_of, take, use_keys
+from perception.client.connection import (
+    EVENTS,
+    FAILURES,
+    ClientKeys,
+    ServerKey,
+    check_seconds,
+    event_of,
+    open_link,
+    take,
+)
 from perception.errors import EndpointError, PromptError, WireError
-from perception.keys import KeyPair
+from perception.wire import CONTROL_ENDPOINT
 from perception.wire.control import (
     MAX_CONTROL,
     LiveRow,
@@ -35,6 +44,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _CONNECT_S = 1.5  # a node that has not answered the handshake by then is not there
+_FOR_EVER_S = 1e9  # what poll() takes
 _REFUSED = (
     "what listens at {} refuses the handshake: a key is missing, wrong or unknown there, or it is no control socket "
     "(masks have an endpoint of their own)"
@@ -63,9 +73,9 @@ class Control:
         timeout_s: how long to wait for a reply; a node says within 2 s that no frame comes.
     """
 
-    endpoint: str = "tcp://127.0.0.1:5602"
-    server_key: str | bytes | Path | None = None
-    client_keys: str | Path | KeyPair | None = None
+    endpoint: str = CONTROL_ENDPOINT
+    server_key: ServerKey = None
+    client_keys: ClientKeys = None
     timeout_s: float = 5.0
 
     def prompt(
@@ -83,18 +93,18 @@ class Control:
         `frame_seq` is refused where the node is more than half a second past that frame.
         """
         row = None if mask is None else pack_mask(mask)
-        reply = self._ask(PromptRequest(tuple(points), box, row, class_name, frame_seq))
+        reply = self._ask(PromptRequest(_plain(tuple(points)), _plain(box), row, class_name, _plain(frame_seq)))
         if reply.track_id is None or reply.box is None or reply.frame_seq is None:
             raise WireError(f"{self.endpoint}: a reply without track, box and frame: update the older side")
         return Prompted(reply.track_id, reply.box, reply.frame_seq, reply.camera)
 
     def remove(self, track_id: int) -> None:
         """End a track."""
-        self._ask(RemoveRequest(track_id))
+        self._ask(RemoveRequest(_plain(track_id)))
 
     def relabel(self, track_id: int, class_name: str) -> None:
         """Give a track another class for the rest of its life; "" for none."""
-        self._ask(RelabelRequest(track_id, class_name))
+        self._ask(RelabelRequest(_plain(track_id), class_name))
 
     def tracks(self) -> tuple[LiveRow, ...]:
         """The tracks that live, visible or not."""
@@ -116,26 +126,19 @@ class Control:
 
         Answered at once, also in a pause. A live source is refused.
         """
-        reply = self._ask(PlayRequest(pause=pause, step=step, seek_s=seek_s, speed=speed))
+        reply = self._ask(PlayRequest(pause=pause, step=step, seek_s=_plain(seek_s), speed=_plain(speed)))
         if not isinstance(reply.play, PlayRow):
             raise WireError(f"{self.endpoint}: a reply that does not say how the drive is played: update the node")
         return reply.play
 
     def _ask(self, request: Request) -> Reply:
         data = encode_request(request)
-        context = zmq.Context()
-        try:
-            socket = context.socket(zmq.REQ)
-            socket.setsockopt(zmq.MAXMSGSIZE, MAX_CONTROL)
-            socket.setsockopt(zmq.IPV6, 1)
-            use_keys(socket, self.server_key, self.client_keys)
-            monitor = socket.get_monitor_socket(EVENTS | FAILURES | zmq.EVENT_CONNECTED)
-            connect(socket, self.endpoint)
-            self._await_handshake(monitor)
-            socket.send(data)
-            reply = self._await_reply(socket)
-        finally:
-            context.destroy(0)
+        check_seconds("timeout_s", self.timeout_s)
+        keys, events = (self.server_key, self.client_keys), EVENTS | FAILURES | zmq.EVENT_CONNECTED
+        with contextlib.closing(open_link(zmq.REQ, self.endpoint, *keys, _configure, events)) as link:
+            self._await_handshake(link.monitor)
+            link.socket.send(data)
+            reply = self._await_reply(link.socket)
         if not reply.ok:
             raise PromptError(reply.error)
         return reply
@@ -157,6 +160,18 @@ class Control:
         )
 
     def _await_reply(self, socket: zmq.Socket[bytes]) -> Reply:
-        if socket.poll(int(self.timeout_s * 1e3)) and (parts := take(socket)) is not None:
+        if socket.poll(int(min(self.timeout_s, _FOR_EVER_S) * 1e3)) and (parts := take(socket)) is not None:
             return decode_reply(b"".join(parts))
         raise EndpointError(f"{self.endpoint} did not reply within {self.timeout_s:g} s: is that a control socket?")
+
+
+def _configure(socket: zmq.Socket[bytes]) -> None:
+    socket.setsockopt(zmq.MAXMSGSIZE, MAX_CONTROL)
+    socket.setsockopt(zmq.IPV6, 1)
+
+
+def _plain(value: Any) -> Any:
+    """With Python's numbers instead of numpy's, which msgpack can't hold."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    return tuple(map(_plain, value)) if isinstance(value, tuple | list) else value

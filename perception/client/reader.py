@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections import deque
@@ -10,7 +11,7 @@ from dataclasses import dataclass, fields
 import zmq
 
 from perception.client.age import Clocks, Received
-from perception.client.connection import FAILURES, event_of, take
+from perception.client.connection import FAILURES, Link, event_of, take
 from perception.clock import boot_id
 from perception.errors import WireError
 from perception.wire import EventRow, Health, Kind, Message, VersionMismatch, decode
@@ -18,6 +19,7 @@ from perception.wire import EventRow, Health, Kind, Message, VersionMismatch, de
 _MOST_TOPICS = 256  # that a wildcard subscription keeps
 _POLL_MS = 50  # how long close() may take
 _MOST_EVENTS = 10_000  # that wait for a program that does not take them
+_AGAIN_S = (0.5, 2.0)  # from a lost connection to our own next try: at first, and after many
 
 
 @dataclass(slots=True)
@@ -57,14 +59,8 @@ class _History:
 class Reader:
     """The thread behind a subscription. What it shares is guarded by `changed`."""
 
-    def __init__(
-        self,
-        context: zmq.Context[zmq.Socket[bytes]],
-        socket: zmq.Socket[bytes],
-        monitor: zmq.Socket[bytes],
-        asked: tuple[str, ...],
-        queue_size: int,
-    ) -> None:
+    def __init__(self, link: Link, asked: tuple[str, ...], queue_size: int) -> None:
+        self.pid = os.getpid()  # a forked child has no such thread
         self.changed = threading.Condition()
         self.stopping = threading.Event()
         self.waiting: deque[str | Received] = deque()  # topics in the order of their turn, or all messages
@@ -74,7 +70,9 @@ class Reader:
         self.mismatch: VersionMismatch | None = None  # while the newest message is one
         self.last_ns: int | None = None  # when the last good message came, on CLOCK_MONOTONIC
         self.error: Exception | None = None
-        self._context, self._socket, self._monitor = context, socket, monitor
+        self._link = link
+        self._again_at_s: float | None = None  # when to connect anew [s, monotonic]; None: no need
+        self._again_s = _AGAIN_S[0]
         self._asked = asked
         self._queue_size = queue_size  # 0: only the newest of each topic
         self._newest: dict[str, Received] = {}
@@ -88,6 +86,8 @@ class Reader:
         self._thread.start()
 
     def stop(self) -> None:
+        if os.getpid() != self.pid:  # what is forked is the parent's, and its lock may be held for ever
+            return
         self.stopping.set()
         if threading.current_thread() is not self._thread:  # the garbage collector may call this from anywhere
             self._thread.join()
@@ -108,26 +108,31 @@ class Reader:
             import zstandard  # noqa: F401
 
             while not self.stopping.is_set():
-                self._socket.poll(_POLL_MS)
+                self._link.socket.poll(_POLL_MS)
                 self._watch_connection()
-                while (data := take(self._socket)) is not None and not self.stopping.is_set():
+                while (data := take(self._link.socket)) is not None and not self.stopping.is_set():
                     self._note(b"".join(data))
         except Exception as error:
             with self.changed:
                 self.error = error
                 self.changed.notify_all()
         finally:
-            # one socket left open would make term() wait for ever; destroy() closes them all
-            self._context.destroy(0)
+            self._link.close()
 
     def _watch_connection(self) -> None:
-        while (event := event_of(self._monitor)) is not None:
+        while (event := event_of(self._link.monitor)) is not None:
+            if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+                self.connection, self._again_at_s, self._again_s = "connected", None, _AGAIN_S[0]
+                continue
             if event & FAILURES:
                 self.connection = "refused"
-            elif event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
-                self.connection = "connected"
             elif self.connection == "connected":
                 self.connection = "connecting"
+            if self._again_at_s is None:
+                self._again_at_s = time.monotonic() + self._again_s
+        if self._again_at_s is not None and time.monotonic() >= self._again_at_s:
+            self._again_at_s, self._again_s = None, min(2 * self._again_s, _AGAIN_S[1])
+            self._link.connect_again()
 
     def _note(self, data: bytes) -> None:
         try:

@@ -82,6 +82,12 @@ class Answers:
             return refusal(error, self._camera)
         return Reply(True, camera=self._camera, play=PlayRow(**asdict(now)))
 
+    def why_no_frame(self) -> str:
+        """Why none comes, and what helps, as far as it is known here; from any thread."""
+        if self.player and self.player.play().is_paused:
+            return "the drive is paused: go on with p in its terminal, or play or step in its view, and ask again"
+        return "see the health topic"
+
     def answer(self, request: Request, propagator: Propagator, frame: Frame, scene: Scene) -> Reply:
         """Do what is asked; what can't be done is said in the reply and changes nothing. Never raises."""
         try:

@@ -160,7 +160,8 @@ class ControlServer:
         with self._lock:
             if waiting in self._queue:
                 self._queue.remove(waiting)
-                return f"no frame came within {self._answer_s:g} s, nothing was done: see the health topic"
+                why = self.answers.why_no_frame()
+                return f"no frame came within {self._answer_s:g} s, nothing was done: {why}"
         return f"taken up, and not done within {self._answer_s:g} s: list the tracks to see what became of it"
 
     def _reply(self, envelope: list[bytes], reply: Reply) -> None:

@@ -76,7 +76,7 @@ def write_video(
         RecordingError: the drive can't be read, has neither images nor masks to show, or `out` is there already.
     """
     check_out(out, force)
-    _check(wishes)
+    check_wishes(wishes)
     opened = open_drive(drive, wishes.begin_s, wishes.end_s)
     topics = chosen_topics(opened, wishes.topics, wishes.plain)
     pictures = Pictures(opened, wishes.frames)
@@ -108,7 +108,8 @@ def check_out(out: Path, force: bool) -> None:
     require_place(out, force, SUFFIXES)
 
 
-def _check(wishes: VideoWishes) -> None:
+def check_wishes(wishes: VideoWishes) -> None:
+    """Raises RecordingError for a speed or scale that can't be, before anything is read."""
     if not SPEEDS[0] <= wishes.speed <= SPEEDS[1]:
         raise RecordingError(f"speed {wishes.speed:g}: from {SPEEDS[0]:g} to {SPEEDS[1]:g}")
     check_scale(wishes.scale)

@@ -147,7 +147,7 @@ class StateRow(msgspec.Struct, frozen=True):
 
     frame_seq: int  # of the last frame before; -1 where none was
     stamp_ns: int
-    steps: int  # frames that the pipeline has taken
+    steps: int  # frames since the network looked last, that one included
     seqs: dict[str, int]  # of the last message, by topic without its camera
     event_count: int
     events: bytes  # the last ones, msgpack of wire.EventRow

@@ -42,9 +42,9 @@ class Frame(msgspec.Struct):
 class MotsFolder:
     """`images/VIDEO/NAME.jpg` and `labels/*.json`, as published.
 
-    A category counts where the model has a thing class of its name (person = pedestrian). Every other labelled thing,
-    a truck where the model knows cars only or a rider where it knows bicyclists, is void: right and wrong there can't
-    be said. Unlabelled pixels are known to be none of the categories.
+    A category counts where the model has a class of its name (person = pedestrian) that is scored as a thing. Every
+    other labelled thing, a truck where the model knows cars only or a rider where it knows bicyclists, is void: right
+    and wrong there can't be said. Unlabelled pixels are known to be none of the categories.
 
     Raises:
         ConfigError: a file is not of this form, the model has none of the categories, or pycocotools is missing.
@@ -60,7 +60,7 @@ class MotsFolder:
                 frames = msgspec.json.decode(path.read_bytes(), type=list[Frame])
             except msgspec.MsgspecError as error:
                 raise ConfigError(f"{path}: not Scalabel frames: {error}") from None
-            self._frames |= {f"{f.videoName}/{Path(f.name).stem}": f for f in frames}
+            self._add(path, frames)
         self.names = tuple(sorted(self._frames, key=natural_key))
         known = {(f.videoName, label.id) for f in self._frames.values() for label in f.labels or []}
         self._track_of = {key: k for k, key in enumerate(sorted(known), 1)}
@@ -69,11 +69,18 @@ class MotsFolder:
         if first is None:
             raise ConfigError(f"{root / 'labels'}: no run lengths in any frame")
         self._size = first
-        thing_names = {SYNONYMS.get(classes.names[i], classes.names[i]): i for i in classes.things}
-        self._class_of = {name: i for name, i in thing_names.items() if name in CATEGORIES}
+        scored = {SYNONYMS.get(n, n): i for n, i in zip(classes.model_names, classes.target, strict=True)}
+        self._class_of = {n: i for n, i in scored.items() if n in CATEGORIES and i in classes.things}
         self.things = self.panoptic = frozenset(self._class_of.values())
         if not self.things:
             raise ConfigError(f"{root}: the model has no thing class called {', '.join(CATEGORIES)}")
+
+    def _add(self, path: Path, frames: list[Frame]) -> None:
+        for frame in frames:
+            name = f"{frame.videoName}/{Path(frame.name).stem}"
+            if name in self._frames:
+                raise ConfigError(f"{path}: frame {name} is listed twice; its labels must stand in one place")
+            self._frames[name] = frame
 
     def read(self, name: str) -> Truth:
         ids = np.ones(self._size, np.int64)

@@ -20,6 +20,7 @@ class ScoredClasses:
     names: tuple[str, ...]
     things: frozenset[int]  # scored classes
     target: tuple[int, ...]  # by class of the model
+    model_names: tuple[str, ...]  # before merging
 
     @cached_property
     def lut(self) -> NDArray[np.uint8]:
@@ -46,4 +47,4 @@ def scored_classes(names: Sequence[str], things: Collection[str], merge: Sequenc
             raise ConfigError(f"--merge: {source!r} goes into {target!r}, which goes into {goal[target]!r}; name that")
     kept = tuple(name for name in names if goal[name] == name)
     is_thing = frozenset(i for i, name in enumerate(kept) if name in things)
-    return ScoredClasses(kept, is_thing, tuple(kept.index(goal[name]) for name in names))
+    return ScoredClasses(kept, is_thing, tuple(kept.index(goal[name]) for name in names), tuple(names))

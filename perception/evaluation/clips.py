@@ -50,11 +50,10 @@ class ClipSet:
 
     def read(self, clip: str, name: str) -> Truth:
         """The truth of one frame, with what is hidden in it where that is known. Raises ConfigError as the set does."""
-        known = self.facts.clips.get(clip) if self.facts else None
+        folder, _, frame = name.rpartition("/")  # which may hold several clips, where frames are missing
+        known = self.facts.clips.get(folder or clip) if self.facts else None
         truth = self.truth.read(name)
-        if known is None:
-            return truth
-        return replace(truth, hidden=frozenset(known.hidden.get(name.rpartition("/")[2], ())))
+        return truth if known is None else replace(truth, hidden=frozenset(known.hidden.get(frame, ())))
 
 
 def open_clips(data: Path, classes: ScoredClasses, fps: float | None) -> ClipSet:

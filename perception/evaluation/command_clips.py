@@ -59,7 +59,9 @@ def evaluate_clips(
     with folder_for(predictions) as out:
         if predictor:
             stepping = Stepping(wishes.launch, wishes.given, wishes.least_area)
-            predict_clips(predictor, clips, stepping, out, lambda done, total: progress("predicting", done, total))
+            # what is given is given to the model: in its own classes, not in those that a merge leaves
+            own = open_clips(data, scored_classes(about.classes, about.things), wishes.fps) if wishes.merge else clips
+            predict_clips(predictor, own, stepping, out, lambda done, total: progress("predicting", done, total))
         about = read_about(out)
         scores = ClipScores(classes, clips, about.given, wishes.least_area)
         score_clips(out, clips, scores, lambda done, total: progress("scoring", done, total))

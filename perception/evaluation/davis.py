@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from perception.errors import ConfigError
 from perception.evaluation.picture_headers import require_depth, require_upright
 from perception.evaluation.segments import OTHER, SegmentMap
-from perception.evaluation.truth import Truth, names_in
+from perception.evaluation.truth import Truth, files_in, names_in
 from perception.images import SUFFIXES
 from perception.opencv import cv2
 from perception.types import VOID
@@ -48,10 +48,13 @@ class DavisFolder:
 
 
 def davis_pictures(root: Path, truth: DavisFolder) -> dict[str, Path]:
-    """The picture of each annotation; others are left out. Raises ConfigError where one is missing or stored turned."""
+    """The picture of each annotation; others are left out.
+
+    Raises:
+        ConfigError: one is missing or stored turned, or two have one name.
+    """
     folder = root / "JPEGImages"
-    found = (p for p in sorted(folder.rglob("*")) if p.suffix.lower() in SUFFIXES)
-    pictures = {str(p.relative_to(folder).with_suffix("")): p for p in found}
+    pictures = files_in(folder, SUFFIXES)
     missing = [name for name in truth.names if name not in pictures]
     if missing:
         raise ConfigError(f"{folder}: no picture for the annotation {missing[0]!r} ({len(missing)} are missing)")

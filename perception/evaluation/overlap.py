@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from perception.evaluation.segments import SegmentMap, shared_pixels
 
-_TRACK_BITS = 40  # of a tube's key; the class is above them
+_TRACK_BITS = 40  # of a tube's key; above them are a bit for crowds and the class
+CROWD = 1 << _TRACK_BITS
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,12 +53,12 @@ def track_ids(segments: SegmentMap) -> NDArray[np.int64]:
 
 
 def tubes(segments: SegmentMap) -> NDArray[np.int64]:
-    """(n,) the key of the tube over time that each segment is a slice of: its class and its track.
+    """(n,) the key of the tube over time that each segment is a slice of: its class, whether it is a crowd, its track.
 
-    All crowds of a class are one tube.
+    What is too small of a thing is a crowd with the thing's track; all other crowds of a class are one tube.
     """
-    return (segments.class_ids << _TRACK_BITS) | np.where(segments.is_crowd, 0, track_ids(segments))
+    return (segments.class_ids << _TRACK_BITS + 1) | np.where(segments.is_crowd, CROWD, 0) | track_ids(segments)
 
 
 def class_of(tube: int) -> int:
-    return tube >> _TRACK_BITS
+    return tube >> _TRACK_BITS + 1

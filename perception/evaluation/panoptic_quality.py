@@ -49,12 +49,16 @@ class PanopticQuality:
         true_classes: NDArray[np.int64],
         is_crowd: NDArray[np.bool_],
         predicted_classes: NDArray[np.int64],
+        left_out: NDArray[np.int64] | int = 0,
     ) -> None:
-        """Count one set of segments, as `shared_pixels` gives it, by the class of each."""
+        """Count one set of segments, as `shared_pixels` gives it, by the class of each.
+
+        `left_out` is how many pixels of each pair's (T, P) predicted segment are no part of their union.
+        """
         area_t, area_p = shared.sum(1)[1:], shared.sum(0)[1:]
         void, inner = shared[0, 1:], shared[1:, 1:]
         same = true_classes[:, None] == predicted_classes[None]
-        iou = inner / (area_t[:, None] + area_p[None] - inner - void[None])
+        iou = inner / (area_t[:, None] + area_p[None] - inner - void[None] - left_out)
         match = same & ~is_crowd[:, None] & (iou > 0.5)
         forgiven = void + (inner * (same & is_crowd[:, None])).sum(0) > 0.5 * area_p
         rows, columns = np.nonzero(match)

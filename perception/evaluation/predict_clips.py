@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +15,7 @@ from numpy.typing import NDArray
 
 from perception.build import build_propagator, give_features, tracking_kind
 from perception.config import Launch
-from perception.errors import ConfigError
+from perception.errors import ConfigError, PromptError
 from perception.evaluation.clips import ClipSet
 from perception.evaluation.given import GivenFirst, given_masks
 from perception.evaluation.predict import Model as Seeing
@@ -22,9 +24,14 @@ from perception.evaluation.stored import ABOUT, write_about, write_tracks
 from perception.images import load_image
 from perception.models.card import ModelFiles
 from perception.models.panoptic import PanopticModel
+from perception.opencv import cv2
 from perception.pipeline import Pipeline
+from perception.propagation.grabcut import Mask
+from perception.propagation.prompt_mask import mask_of_prompt
 from perception.protocols import Model, Propagator
 from perception.types import VOID, Features, Frame, Prompt, Scene, Track, TrackState
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -83,13 +90,14 @@ def step_clips(
     prompts, and only features of each frame go on.
     """
     done = 0
-    for names in clips.clips.values():
+    for clip, names in clips.clips.items():
         propagator.reset()
         frames = _frames(clips, names, done)
         if clips.has_classes:
             scenes = _detected(model, propagator, clips, names[0], frames, stepping)
         else:
-            scenes = _prompted(model, propagator, clips, names[0], frames)
+            masks = given_masks(clips.truth.read(names[0]).segments)
+            scenes = _prompted(model, propagator, clip, masks, frames)
         for name, (size, published) in zip(names, scenes, strict=True):
             write_tracks(out, name, *published, size)
             done += 1
@@ -117,28 +125,60 @@ def _detected(
 
 
 def vouch_for(propagator: Propagator, scene: Scene) -> None:
-    """Prompt every track of a given frame, so that what is known to be there is not doubted as a sighting would be."""
+    """Prompt every track of a given frame, so that what is known to be there is not doubted as a sighting would be.
+
+    One that can't be prompted, because it is too small or no slot is free, stays the sighting that it is.
+    """
     for position, track in enumerate(scene.tracks, 1):
         mask = scene.id_map == position
         if mask.any():
-            propagator.prompt(Prompt(mask=mask, class_id=track.class_id))
+            with contextlib.suppress(PromptError):
+                propagator.prompt(Prompt(mask=mask, class_id=track.class_id))
 
 
 def _prompted(
-    model: Model, propagator: Propagator, clips: ClipSet, name: str, frames: Iterator[Frame]
+    model: Model, propagator: Propagator, clip: str, masks: Sequence[Mask], frames: Iterator[Frame]
 ) -> Iterator[tuple[tuple[int, int], Published]]:
-    """The same from prompts alone: the first frame's masks are the given ones themselves."""
+    """The same from prompts alone, the masks of the first frame's objects."""
     for k, frame in enumerate(frames):
         scene = propagator.step(frame, None, _features(model, frame.image))
-        if k:
-            yield scene.frame_size, _published(scene)
-            continue
-        masks = given_masks(clips.truth.read(name).segments)
-        tracks = [_given_track(propagator.prompt(Prompt(mask=mask))) for mask in masks]
-        id_map = np.zeros(frame.image.shape[:2], np.uint16)
-        for position, mask in enumerate(masks, 1):
-            id_map[mask] = position
-        yield scene.frame_size, Published(np.full(id_map.shape, VOID, np.uint8), id_map, tracks)
+        yield scene.frame_size, _published(scene) if k else _begun(propagator, clip, masks, frame, scene)
+
+
+def _begun(propagator: Propagator, clip: str, masks: Sequence[Mask], frame: Frame, scene: Scene) -> Published:
+    """Prompt the first frame's objects; what is published of it are the given masks themselves.
+
+    An object that can't be followed, because it is too small or no slot is free, is published nowhere.
+
+    Raises:
+        PromptError: the propagator follows no prompts at all.
+    """
+    id_map, tracks = np.zeros(frame.image.shape[:2], np.uint16), []
+    refused: list[tuple[Mask, PromptError]] = []
+    for mask in masks:
+        is_right = False
+        try:
+            fitting = mask_of_prompt(Prompt(mask=mask), frame, scene)
+            is_right = True
+            tracks.append(_given_track(propagator.prompt(Prompt(mask=fitting))))
+        except PromptError as error:
+            if is_right and not tracks:  # all of it is free
+                raise
+            refused.append((mask, error))
+        else:
+            id_map[mask] = len(tracks)
+    if refused:
+        log.warning("clip %s: %s", clip, _never_found(refused))
+    return Published(np.full(id_map.shape, VOID, np.uint8), id_map, tracks)
+
+
+def _never_found(refused: Sequence[tuple[Mask, PromptError]]) -> str:
+    """Which objects they are [frame px], and why the first of them is one."""
+    boxes = [f"{x},{y},{x + w},{y + h}" for x, y, w, h in (cv2.boundingRect(m.view(np.uint8)) for m, _ in refused)]
+    what = f"the object at {boxes[0]} can't be followed and counts"
+    if len(boxes) > 1:
+        what = f"the objects at {', '.join(boxes[:-1])} and {boxes[-1]} can't be followed and count"
+    return f"{what} as never found: {refused[0][1]}"
 
 
 def _features(model: Model, image: NDArray[np.uint8]) -> Features | None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from perception.evaluation.overlap import Overlap, track_ids
+from perception.evaluation.segments import NUMBERS
 from perception.evaluation.tracking import LEAST_IOU
 
 EDGES_S = (0.0, 0.25, 0.75, 1.25, 2.0)
@@ -46,7 +47,7 @@ class Reidentification:
         self._frame = 0
 
     def add(self, overlap: Overlap, hidden: Collection[int] | None) -> None:
-        """Count the next frame of a clip; `hidden` are true tracks in the picture without a pixel, None if unknown."""
+        """Count the next frame of a clip; `hidden` are numbers of things without a pixel in it, None if unknown."""
         areas = overlap.shared.sum(1)[1:]
         predicted = track_ids(overlap.predicted)
         iou = overlap.iou * (predicted > 0)
@@ -60,8 +61,9 @@ class Reidentification:
             history.visible.append(self._frame)
             if iou.shape[1] and iou[k].max() >= LEAST_IOU:
                 history.found[self._frame] = int(predicted[iou[k].argmax()])
-        for track in self._histories.keys() if hidden is None else hidden:
-            self._histories.setdefault(track, _History()).hidden.add(self._frame)
+        for track, history in self._histories.items():
+            if hidden is None or track % NUMBERS in hidden:
+                history.hidden.add(self._frame)
         self._frame += 1
 
     def end_clip(self) -> None:

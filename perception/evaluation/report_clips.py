@@ -74,6 +74,7 @@ def _vpq(vpq: VideoPanoptic, names: dict[int, str], things: frozenset[int]) -> d
 
 
 def _tracking(tracking: Tracking) -> dict[str, Any]:
+    """Shares of nothing are absent: of what is in neither truth nor prediction all of them."""
     identity, clear, hota = tracking.identity, tracking.clear, tracking.hota
     shares = {
         "idf1": identity.f1(),
@@ -89,7 +90,11 @@ def _tracking(tracking: Tracking) -> dict[str, Any]:
     if not clear.tp + clear.fn:
         shares |= dict.fromkeys(("idr", "mota"), math.nan)
     if not clear.tp:
-        shares |= dict.fromkeys(("motp", "loca"), math.nan)
+        shares["motp"] = math.nan
+    if not hota.tp.any():
+        shares["loca"] = math.nan
+    if not clear.tp + clear.fp + clear.fn:
+        shares = dict.fromkeys(shares, math.nan)
     counts = {"idsw": clear.switches, "frag": clear.fragments, "tp": clear.tp, "fp": clear.fp, "fn": clear.fn}
     return {key: plain(value) for key, value in shares.items()} | counts
 

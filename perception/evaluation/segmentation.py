@@ -45,7 +45,9 @@ class Confusion:
         return float(np.nanmean(self.iou()))
 
     def pixel_accuracy(self) -> float:
-        return float(np.trace(self.counts[:, : self.classes]) / max(1, self.counts.sum()))
+        """NaN without a labelled pixel."""
+        total = self.counts.sum()
+        return float(np.trace(self.counts[:, : self.classes]) / total) if total else float("nan")
 
     def _true_positives(self) -> NDArray[np.float64]:
         return np.diag(self.counts[:, : self.classes]).astype(np.float64)

@@ -15,6 +15,8 @@ OTHER = -1
 """The class of pixels that are known to be none of the scored classes: no void, and nothing there matches."""
 UNKNOWN = 65535
 """In an instance map: things whose extents are not known."""
+NUMBERS = 65536
+"""How many instance numbers a class has: data sets number the things of each class from 1 on (car 1 and person 1)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,7 +27,8 @@ class SegmentMap:
     class_ids: NDArray[np.int64]  # (n,)
     is_crowd: NDArray[np.bool_]  # (n,) a region of several things of one class that nobody told apart
     scores: NDArray[np.float64]  # (n,) [0, 1]; 1 in the truth
-    track_ids: NDArray[np.int64] | None = None  # (n,) the same thing's is the same in every frame; 0 = no thing's
+    track_ids: NDArray[np.int64] | None = None
+    """(n,) the same thing's is the same in every frame, and no other thing's of any class; 0 = no thing's."""
 
     def __len__(self) -> int:
         return len(self.class_ids)
@@ -51,7 +54,8 @@ def from_packed(packed: NDArray[np.integer], divisor: int, ignored: int) -> Segm
     Only instance 0 of the ignored class is void; its other instances are segments of a class that nobody scores.
     """
     ids, values = _numbered(packed, packed == ignored * divisor)
-    return SegmentMap(ids, values // divisor, np.zeros(len(values), bool), np.ones(len(values)), values % divisor)
+    tracks = np.where(values % divisor, values, 0)
+    return SegmentMap(ids, values // divisor, np.zeros(len(values), bool), np.ones(len(values)), tracks)
 
 
 def from_panoptic_ids(ids: NDArray[np.integer], listed: Mapping[int, tuple[int, bool]]) -> SegmentMap:
@@ -71,20 +75,32 @@ def from_panoptic_ids(ids: NDArray[np.integer], listed: Mapping[int, tuple[int, 
 
 
 def true_segments(
-    labels: NDArray[np.uint8], instances: NDArray[np.uint16] | None, things: Collection[int]
+    labels: NDArray[np.uint8],
+    instances: NDArray[np.uint16] | None,
+    things: Collection[int],
+    target: NDArray[np.uint8] | None = None,
 ) -> SegmentMap:
     """From a class map and an instance map: one segment for each stuff class, and for each instance of a thing class.
 
     Pixels of a thing class with instance 0 or UNKNOWN (all of them without an instance map) are one crowd of their
-    class; IGNORE is void; instances on stuff are not looked at. Track ids are the instances' numbers.
+    class; IGNORE is void; instances on stuff are not looked at. A thing is known by its class and its number: those
+    that a merge brings into one class stay apart.
+
+    Args:
+        labels: (h, w) class index before any merge; the numbers in `instances` are of these classes.
+        instances: (h, w) 0 = none.
+        things: the scored classes that are countable.
+        target: (256,) the class that each class is scored as; None: itself.
     """
-    is_thing = np.isin(labels, list(things))
+    scored = labels if target is None else target[labels]
     number = np.zeros(labels.shape, np.int64) if instances is None else instances.astype(np.int64)
-    number = np.where(is_thing & (number != UNKNOWN), number, 0)
-    ids, values = _numbered(labels * np.int64(65536) + number, labels == IGNORE)
-    classes = values // 65536
-    crowd = np.isin(classes, list(things)) & (values % 65536 == 0)
-    return SegmentMap(ids, classes, crowd, np.ones(len(values)), values % 65536)
+    number = np.where(np.isin(scored, list(things)) & (number != UNKNOWN), number, 0)
+    ids, values = _numbered(np.where(number > 0, labels, scored) * np.int64(NUMBERS) + number, scored == IGNORE)
+    is_thing, classes = values % NUMBERS > 0, values // NUMBERS
+    if target is not None:
+        classes = np.where(is_thing, target[classes], classes)
+    crowd = np.isin(classes, list(things)) & ~is_thing
+    return SegmentMap(ids, classes, crowd, np.ones(len(values)), np.where(is_thing, values, 0))
 
 
 def small_as_crowd(segments: SegmentMap, things: Collection[int], least_area: int) -> SegmentMap:

@@ -26,7 +26,7 @@ class Truth:
 
     labels: NDArray[np.uint8] | None  # (h, w) IGNORE where unlabelled; None in sets that label things only
     segments: SegmentMap  # track ids are right where the set is one of clips
-    hidden: frozenset[int] | None = None  # true tracks in the picture without a pixel; None where it is not known
+    hidden: frozenset[int] | None = None  # numbers of things in the picture without a pixel; None where not known
 
 
 class TruthSet(Protocol):
@@ -72,25 +72,38 @@ class LabelFolder:
             instance_path = self._root / "instances" / f"{name}.png"
             instances = read_plane(instance_path, np.uint16, np.uint8)
             require_size(instance_path, instances, labels.shape, "its label picture")
-        scored = self._classes.lut[labels]
-        return Truth(scored, true_segments(scored, instances, self._classes.things))
+        lut = self._classes.lut
+        return Truth(lut[labels], true_segments(labels, instances, self._classes.things, lut))
+
+
+def files_in(folder: Path, suffixes: Collection[str]) -> dict[str, Path]:
+    """Files of these kinds in a folder and below it, by their name without suffix.
+
+    Raises:
+        ConfigError: two files have one name.
+    """
+    found: dict[str, Path] = {}
+    for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in suffixes):
+        other = found.setdefault(str(path.relative_to(folder).with_suffix("")), path)
+        if other != path:
+            raise ConfigError(f"{path}: and {other.name} beside it, of one name: keep the one that is meant")
+    return found
 
 
 def names_in(folder: Path, suffixes: Collection[str]) -> tuple[str, ...]:
-    """Files of these kinds in a folder and below it, without their suffix, numbers in the order of their values."""
-    found = (p.relative_to(folder) for p in folder.rglob("*") if p.suffix.lower() in suffixes)
-    return tuple(sorted((str(p.with_suffix("")) for p in found), key=natural_key))
+    """The names of `files_in`, numbers in the order of their values. Raises ConfigError as it does."""
+    return tuple(sorted(files_in(folder, suffixes), key=natural_key))
 
 
 def pictures_of(root: Path, truth: TruthSet) -> dict[str, Path]:
     """Each labelled picture by name.
 
     Raises:
-        ConfigError: there are no pictures, one has no truth or is stored turned, or a truth has no picture.
+        ConfigError: there are no pictures, one has no truth, the name of another or is stored turned, or a truth has
+            no picture.
     """
     folder = root / "images"
-    found = (p for p in sorted(folder.rglob("*")) if p.suffix.lower() in SUFFIXES)
-    pictures = {str(p.relative_to(folder).with_suffix("")): p for p in found}
+    pictures = files_in(folder, SUFFIXES)
     if not pictures:
         raise ConfigError(f"{folder}: no pictures here")
     unlabelled = sorted(set(pictures) - set(truth.names))

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Collection, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from perception.evaluation.overlap import Overlap
+from perception.evaluation.overlap import CROWD, Overlap
 from perception.evaluation.panoptic_quality import PanopticQuality
 
 WINDOWS = (1, 2, 4, 6, 8)
@@ -20,7 +21,8 @@ class VideoPanoptic:
     """PQ of tubes over windows of k consecutive frames, from every frame that has k - 1 before it.
 
     Segments of one class and track become one tube; tubes match, and are forgiven on void and crowds, as segments are
-    in PQ. Counts are pooled over all windows of all clips. With k = 1 it is the PQ of pictures.
+    in PQ. In frames in which a thing is too small to count, predicted pixels on it are no part of the union with its
+    tube. Counts are pooled over all windows of all clips. With k = 1 it is the PQ of pictures.
 
     Args:
         classes: class ids to score.
@@ -47,11 +49,18 @@ class VideoPanoptic:
         return sum(found) / len(found) if found else math.nan
 
 
-def joined(
-    frames: Sequence[Overlap],
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_], NDArray[np.int64]]:
+class _Joined(NamedTuple):
     """Tubes of several frames as `PanopticQuality.count` takes segments of one."""
-    _, true_first, true_at = np.unique(
+
+    shared: NDArray[np.int64]  # (T + 1, P + 1) [px]
+    true_classes: NDArray[np.int64]
+    is_crowd: NDArray[np.bool_]
+    predicted_classes: NDArray[np.int64]
+    small: NDArray[np.int64]  # (T, P) pixels on what is too small of the true tube's own thing
+
+
+def joined(frames: Sequence[Overlap]) -> _Joined:
+    tubes, true_first, true_at = np.unique(
         np.concatenate([f.true_tubes for f in frames]), return_index=True, return_inverse=True
     )
     _, first, at = np.unique(
@@ -66,4 +75,7 @@ def joined(
         row, column = row + len(f.truth), column + len(f.predicted)
     classes = np.concatenate([f.truth.class_ids for f in frames])[true_first]
     crowd = np.concatenate([f.truth.is_crowd for f in frames])[true_first]
-    return shared, classes, crowd, np.concatenate([f.predicted.class_ids for f in frames])[first]
+    small = np.zeros_like(shared[1:, 1:])
+    _, whole, part = np.intersect1d(tubes, tubes[crowd] ^ CROWD, return_indices=True)
+    small[whole] = shared[1:, 1:][crowd][part]
+    return _Joined(shared, classes, crowd, np.concatenate([f.predicted.class_ids for f in frames])[first], small)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from dataclasses import dataclass
 
@@ -30,6 +31,7 @@ _DARK, _BRIGHT = 4, 248  # beyond them a sensor clips
 _MOST_CLIPPED = 0.25  # of a block
 _SAMPLE = 40  # [rows] a frozen camera repeats every pixel, its noise included; all others differ in these rows already
 _ROWS = 5 * THUMBNAIL[1]  # more are not looked at for a thumbnail
+NOT_LOOKED = "the network has not looked at any frame of this scene yet"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,10 +80,33 @@ class SceneChange:
             return f"frames of {w}x{h} after {w0}x{h0}"
         return "the picture jumped" if is_cut(self._thumbnail, small) else ""
 
+    def outlook(self, has_seen: bool) -> Outlook:
+        """What is to come after the frame looked at last."""
+        return Outlook(copy.copy(self), has_seen)
+
     def frozen(self, stamp_ns: int) -> str:
         """How long the very same picture has been coming; empty where it changes, as any living sensor's does."""
         still_ns = 0 if self._same_since_ns is None else stamp_ns - self._same_since_ns
         return f"the camera has given the same picture for {still_ns / 1e9:.1f} s" if still_ns > FROZEN_NS else ""
+
+
+@dataclass
+class Outlook:
+    """Which of the next frames a propagator will know nothing of, told before it has stepped them.
+
+    Args:
+        change: a copy, which goes ahead.
+        has_seen: the network has looked at something that still holds.
+    """
+
+    change: SceneChange
+    has_seen: bool
+
+    def is_blind(self, frame: Frame) -> bool:
+        """To be asked of each of the next frames, in order; taken for granted is that the network looks at those."""
+        is_blind = bool(self.change.cut(frame)) or not self.has_seen
+        self.has_seen = True
+        return is_blind
 
 
 def thumbnail(image: NDArray[np.uint8]) -> NDArray[np.float32]:

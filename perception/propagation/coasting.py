@@ -46,7 +46,10 @@ class Coasting:
             self._hide(track, is_denied)
 
     def _is_denied(self, track: LiveTrack) -> bool:
-        """True once the network has looked for `denied_ns` and not seen what is carried; prompts need no network."""
+        """True once the network has looked for `denied_ns` and not seen what is carried; prompts need no network.
+
+        Only a look can deny, and one alone does not, however long ago the one before was.
+        """
         carriage = track.carriage
         assert carriage is not None
         if track.prompted:
@@ -54,7 +57,9 @@ class Coasting:
         if self.has_looked and carriage.denied_since_ns is None:
             carriage.denied_since_ns = self.stamp_ns
         since = carriage.denied_since_ns
-        return since is not None and (track.is_hidden or self.stamp_ns - since >= self.roster.rules.denied_ns)
+        if since is None or track.is_hidden:
+            return since is not None
+        return self.has_looked and self.stamp_ns - since >= self.roster.rules.denied_ns
 
     def _carry_on(self, track: LiveTrack) -> bool:
         """Show the carried mask, or the last one moved of a thing too small to be carried; False: it is hidden."""
@@ -72,7 +77,7 @@ class Coasting:
             self.roster.life.change(track, TrackState.CONFIRMED, "visible again", self.stamp_ns)
         else:
             quality = min(quality, track.quality)  # nothing was seen that could have made it better
-        carriage.hidden_since_ns = None
+        carriage.shown()
         _show(track, *found, quality)
         carriage.locate(track.segment, self.stamp_ns)
         return True
@@ -85,7 +90,7 @@ class Coasting:
         found = self.picture.add_moved(track, (round(x0), round(y0)))
         if found is None:
             return False
-        track.carriage.hidden_since_ns = None
+        track.carriage.shown()
         _show(track, *found, track.quality * FADED)
         return True
 
@@ -95,9 +100,11 @@ class Coasting:
         if track.state is TrackState.CONFIRMED:
             state, reason = self._why_hidden(track, is_denied)
             self.roster.life.change(track, state, reason, stamp_ns)
+        if track.is_hidden:
+            track.quality = 0.0  # there is no mask
         if carriage.hidden_since_ns is None:
             carriage.hidden_since_ns = stamp_ns
-        hidden_ns = stamp_ns - carriage.hidden_since_ns
+        hidden_ns = carriage.hidden_ns(stamp_ns)
         if track.prompted:
             return
         if hidden_ns > self.roster.life.lost_for_ns:

@@ -53,6 +53,7 @@ class TrackMemory(msgspec.Struct, frozen=True, array_like=True):
     pointer: Annotated[bytes, msgspec.Meta(max_length=2048)] = b""  # float16
     mask: Annotated[bytes, msgspec.Meta(max_length=1 << 15)] = b""  # of prompted ones: packed cells of the box
     decided: Annotated[int, msgspec.Meta(ge=0, le=VOID)] | None = None  # class that a person gave it
+    down_ns: Stamp = 0  # of the time since it was last visible, in which no node ran [ns]
 
 
 class State(msgspec.Struct, frozen=True, array_like=True):
@@ -91,8 +92,9 @@ def restore(propagator: Continued, state: State, stamp_ns: int) -> int:
 
     They begin hidden, since when they were last visible, and are found again by motion and pointer. Prompted ones of
     no class, which no network finds, are looked for with their last mask in the first frame. Tracks end that were not
-    yet confirmed, that have been hidden for longer than the life cycle allows, and all of a propagator that knows
-    things by their last mask alone.
+    yet confirmed, that had been hidden for longer than the life cycle allows, and all of a propagator that knows
+    things by their last mask alone. The time in which no node ran is no hiding, for nobody looked: it only lets things
+    have got further away.
 
     Args:
         stamp_ns: now, on the clock of the state's stamps [ns].
@@ -102,15 +104,16 @@ def restore(propagator: Continued, state: State, stamp_ns: int) -> int:
     fits = state.mask_size == propagator.mask_size
     for memory in state.tracks:
         course = _ahead(memory, stamp_ns)
-        track = _track(memory, course or Course(memory.place, memory.velocity, memory.sightings), stamp_ns)
+        known = course or Course(memory.place, memory.velocity, memory.sightings)
+        track = _track(memory, known, stamp_ns, memory.down_ns + max(0, stamp_ns - state.stamp_ns))
         life.tracks.append(track)
-        hidden_ns = stamp_ns - (state.stamp_ns if memory.prompted else memory.hidden_ns)
+        hidden_ns = state.stamp_ns - memory.hidden_ns - memory.down_ns
         if memory.state is TrackState.TENTATIVE:
             life.end(track, "not confirmed before a restart", stamp_ns)
         elif not fits or isinstance(propagator, IouPropagator) or not memory.pointer:
             life.end(track, "not continued after a restart: its mask is too old", stamp_ns)
-        elif hidden_ns > life.lost_for_ns:
-            life.end(track, f"not seen for {hidden_ns / 1e9:.2f} s, with a restart between", stamp_ns)
+        elif hidden_ns > life.lost_for_ns and not memory.prompted:
+            life.end(track, f"not seen for {hidden_ns / 1e9:.2f} s before a restart", stamp_ns)
         elif course is None:
             life.end(track, "too fast to be known again after a restart", stamp_ns)
         else:
@@ -126,10 +129,11 @@ def _memory(track: LiveTrack, stamp_ns: int) -> TrackMemory:
     if carriage is None:
         return TrackMemory(*life, track.prompted, track.last_ns)
     course = carriage.motion.course()
+    hidden_ns = stamp_ns if carriage.hidden_since_ns is None else carriage.hidden_since_ns
     return TrackMemory(
         *life,
         track.prompted,
-        stamp_ns if carriage.hidden_since_ns is None else carriage.hidden_since_ns,
+        hidden_ns,
         min(stamp_ns, carriage.motion.stamp_ns),  # later where `restore` gave it and the frame was captured before
         course.place,
         course.velocity,
@@ -138,6 +142,7 @@ def _memory(track: LiveTrack, stamp_ns: int) -> TrackMemory:
         carriage.pointer.astype(np.float16).tobytes(),
         _packed(track) if track.prompted else b"",
         carriage.decided,
+        min(carriage.down_ns, max(0, stamp_ns - hidden_ns)),
     )
 
 
@@ -158,8 +163,12 @@ def _ahead(memory: TrackMemory, stamp_ns: int) -> Course | None:
     return Course(place, velocity, memory.sightings) if _is_bounded(place, velocity) else None
 
 
-def _track(memory: TrackMemory, course: Course, stamp_ns: int) -> LiveTrack:
-    """A track without a slot, whose mask is its box until it is seen again."""
+def _track(memory: TrackMemory, course: Course, stamp_ns: int, down_ns: int) -> LiveTrack:
+    """A track without a slot, whose mask is its box until it is seen again.
+
+    Args:
+        down_ns: since it was last visible, without a node that ran [ns].
+    """
     x0, y0, x1, y1 = box = memory.box
     segment = Segment(memory.class_id, memory.score, (x1 - x0) * (y1 - y0), box)
     track = LiveTrack(
@@ -172,8 +181,9 @@ def _track(memory: TrackMemory, course: Course, stamp_ns: int) -> LiveTrack:
         pointer = np.frombuffer(memory.pointer, np.float16).astype(np.float32)
         pointer /= max(1e-6, float(np.linalg.norm(pointer)))
         track.carriage = Carriage(
-            None, motion, pointer, Counter(memory.votes), hidden_since_ns=memory.hidden_ns, decided=memory.decided
-        )
+            None, motion, pointer, Counter(memory.votes),
+            hidden_since_ns=memory.hidden_ns, down_ns=down_ns, decided=memory.decided,
+        )  # fmt: skip
     return track
 
 
@@ -218,6 +228,7 @@ def _is_possible(memory: TrackMemory, state: State) -> bool:
         and y0 < y1 <= height
         and _is_bounded(memory.place, memory.velocity)
         and all(stamp <= state.stamp_ns for stamp in stamps)
+        and memory.down_ns <= state.stamp_ns - memory.hidden_ns
         and bool(np.isfinite(pointer).all())
         and memory.state is not TrackState.ENDED
         and (not memory.mask or len(memory.mask) == -(-(bottom - top) * (right - left) // 8))

@@ -16,7 +16,7 @@ from perception.errors import ModelError, PromptError
 from perception.looks import Looks
 from perception.propagation import painting
 from perception.propagation.carrier import CELL, Carried, Carrier, Kept
-from perception.propagation.change import SceneChange
+from perception.propagation.change import NOT_LOOKED, Outlook, SceneChange
 from perception.propagation.claim import claim, no_claim
 from perception.propagation.coasting import Coasting
 from perception.propagation.meeting import Meeting, Owners
@@ -99,11 +99,22 @@ class FusedPropagator:
         self._last = Stepped(frame, scene, looks, self._claim)
         return scene
 
+    def outlook(self) -> Outlook:
+        return self.change.outlook(self._has_seen)
+
     def _cut(self, frame: Frame) -> None:
+        if self.change.stamp_ns is None:
+            self._wake(frame.stamp_ns)
         reason = self.change.cut(frame)
         if reason:
             self.life.end_all(reason, frame.stamp_ns)
             self._start_anew()
+
+    def _wake(self, stamp_ns: int) -> None:
+        """Tracks from before a restart: up to the first frame nobody has looked for them either."""
+        for carriage in (track.carriage for track in self.life.tracks):
+            if carriage:
+                carriage.down_ns += max(0, stamp_ns - carriage.motion.stamp_ns)  # which is when they were restored
 
     def _learn_looks(self, looks: Looks) -> None:
         """Of prompted things whose frame was gone from where its features lay: as they look where they are carried."""
@@ -142,7 +153,7 @@ class FusedPropagator:
 
     def _validity(self, stamp_ns: int) -> tuple[Validity, str]:
         if not self._has_seen:
-            return Validity.FAILED, "the network has not looked at any frame yet"
+            return Validity.FAILED, NOT_LOOKED
         frozen = self.change.frozen(stamp_ns)
         if frozen:
             return Validity.DEGRADED, frozen
@@ -159,6 +170,8 @@ class FusedPropagator:
         for slot, track in self.slots.followed():
             seen_ns[slot] = track.last_ns
             taught[slot] = self._teach(slot, track, track in observed, carried, picture, masks[slot])
+        self._cut_out(observed, masks)
+        for slot, _ in self.slots.followed():
             total += masks[slot]
         is_crowded = total > 1
         if is_crowded.any():
@@ -168,6 +181,14 @@ class FusedPropagator:
         qualities = [t.quality for t in picture.tracks]
         is_good = bool(owners) or (bool(qualities) and float(np.mean(qualities)) > 0.5)
         self.carrier.keep(Kept(masks, self.slots.active, taught, seen_ns, is_good, is_key))
+
+    def _cut_out(self, observed: Collection[LiveTrack], masks: NDArray[np.float32]) -> None:
+        """Take what the network sees out of the carried masks of no class, which it knows nothing of."""
+        followed = [(slot, track, track.carriage) for slot, track in self.slots.followed() if track.carriage]
+        unknown = [slot for slot, track, c in followed if c.class_seen == VOID and track not in observed]
+        if unknown:
+            seen = masks[[slot for slot, track, _ in followed if track in observed]].sum(0)
+            masks[unknown] *= 1 - np.minimum(seen, 1)
 
     def _teach(
         self, slot: int, track: LiveTrack, is_observed: bool, carried: Carried, picture: Picture, out: NDArray

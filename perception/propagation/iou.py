@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from perception.errors import PromptError
+from perception.propagation.change import NOT_LOOKED, Outlook, SceneChange
 from perception.propagation.matching import match, similarities
 from perception.propagation.tracks import FADED, LifeCycle, LiveTrack
 from perception.types import VOID, Features, Frame, Panoptic, Prompt, Scene, Track, Validity
@@ -24,25 +25,22 @@ class IouPropagator:
         mask_size: width, height of the masks [px], for frames before the network has looked at one.
         life: the rules of beginning and ending.
         least_iou: smallest overlap that can be the same thing.
-        longest_step_ns: a longer gap between two frames ends all tracks [ns].
     """
 
     needs_features = False
 
-    def __init__(
-        self, mask_size: tuple[int, int], life: LifeCycle, least_iou: float = 0.3, longest_step_ns: int = 2_000_000_000
-    ) -> None:
-        self.life, self.least_iou, self.longest_step_ns = life, least_iou, longest_step_ns
+    def __init__(self, mask_size: tuple[int, int], life: LifeCycle, least_iou: float = 0.3) -> None:
+        self.life, self.least_iou, self.change = life, least_iou, SceneChange()
         self.mask_size = width, height = mask_size
         self._labels = np.full((height, width), VOID, np.uint8)
         self._id_map = np.zeros((height, width), np.uint16)
         self._visible: list[LiveTrack] = []
-        self._stamp_ns: int | None = None
         self._unseen = 0
         self._has_seen = False
 
     def step(self, frame: Frame, seen: Panoptic | None, features: Features | None = None) -> Scene:
-        self._end_after_a_jump(frame.stamp_ns)
+        if reason := self.change.cut(frame):  # masks and overlap mean nothing across it
+            self._start_anew(reason, frame.stamp_ns)
         if seen is None:
             self._unseen += 1
             for track in self._visible:
@@ -51,6 +49,9 @@ class IouPropagator:
             self._associate(seen, frame.stamp_ns)
             self._labels, self._unseen, self._has_seen = seen.labels, 0, True
         return self._scene(frame)
+
+    def outlook(self) -> Outlook:
+        return self.change.outlook(self._has_seen)
 
     def prompt(self, prompt: Prompt) -> int:
         raise PromptError(_NO_PROMPTS)
@@ -65,7 +66,7 @@ class IouPropagator:
         """Nothing to release."""
 
     def reset(self) -> None:
-        self._start_anew("reset", self._stamp_ns or 0)
+        self._start_anew("reset", self.change.stamp_ns or 0)
 
     def _start_anew(self, reason: str, stamp_ns: int) -> None:
         self.life.end_all(reason, stamp_ns)
@@ -73,14 +74,6 @@ class IouPropagator:
         self._id_map = np.zeros_like(self._id_map)
         self._labels = np.full_like(self._labels, VOID)
         self._unseen, self._has_seen = 0, False
-
-    def _end_after_a_jump(self, stamp_ns: int) -> None:
-        """Masks and overlap mean nothing across a long gap, nor when time runs backwards (a drive began anew)."""
-        if self._stamp_ns is not None:
-            step = stamp_ns - self._stamp_ns
-            if not 0 <= step <= self.longest_step_ns:
-                self._start_anew(f"time jumped by {step / 1e9:.2f} s", stamp_ns)
-        self._stamp_ns = stamp_ns
 
     def _associate(self, seen: Panoptic, stamp_ns: int) -> None:
         boxes = [s.box_xyxy for s in seen.segments]
@@ -110,7 +103,7 @@ class IouPropagator:
 
     def _scene(self, frame: Frame) -> Scene:
         h, w = frame.image.shape[:2]
-        validity, reason = self._validity()
+        validity, reason = self._validity(frame.stamp_ns)
         return Scene(
             frame_seq=frame.seq,
             stamp_ns=frame.stamp_ns,
@@ -125,9 +118,11 @@ class IouPropagator:
             frames_since_network=self._unseen,
         )
 
-    def _validity(self) -> tuple[Validity, str]:
+    def _validity(self, stamp_ns: int) -> tuple[Validity, str]:
         if not self._has_seen:
-            return Validity.FAILED, "the network has not looked at any frame yet"
+            return Validity.FAILED, NOT_LOOKED
+        if frozen := self.change.frozen(stamp_ns):
+            return Validity.DEGRADED, frozen
         if self._unseen:
             return Validity.PROPAGATED, f"masks of {self._unseen} frames ago"
         return Validity.OBSERVED, ""

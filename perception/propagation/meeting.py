@@ -21,6 +21,7 @@ from perception.types import VOID, Panoptic, Segment, TrackState
 Owners = dict[int, LiveTrack]  # detection -> its track
 Parts = list[tuple[LiveTrack, list[int]]]  # each track with its detections
 _FEW_CELLS = 3  # of a carried mask, up to which its overlap says little
+_FAIR_SHARE = 0.25  # of a carried mask of no class that a detection in it must have to be of that thing
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +39,7 @@ class Meeting:
         common = claim.common(cells, len(met.boxes))
         owners, agreement = self._matched(met, common, carried, claim, stamp_ns)
         for j in set(range(len(met.boxes))) - set(owners):
-            whole = self._whole(seen.segments[j], common[:, j], int(met.cells[j]))
+            whole = self._whole(seen.segments[j], common[:, j], int(met.cells[j]), claim)
             if whole:
                 owners[j] = whole
         parts, doubted = self._doubted(_by_track(owners), met, common, carried, claim)
@@ -49,7 +50,9 @@ class Meeting:
         for track, detections in parts:
             self.roster.carry(track, int(met.cells[detections].sum()))
         for j in range(len(met.boxes)):
-            if j not in owners and j not in doubted and self._is_new(seen.segments[j], common[:, j], int(met.cells[j])):
+            if j in owners or j in doubted:
+                continue
+            if self._is_new(seen.segments[j], common[:, j], int(met.cells[j]), claim):
                 segment, mask = painting.union(seen, [j])
                 owners[j] = self.roster.begin(segment, mask, met.looks[j], stamp_ns, "first seen")
                 self.roster.carry(owners[j], int(met.cells[j]))
@@ -90,9 +93,9 @@ class Meeting:
                 believed.append((track, detections))
         return believed, doubted
 
-    def _whole(self, segment: Segment, common: NDArray[np.int64], cells: int) -> LiveTrack | None:
+    def _whole(self, segment: Segment, common: NDArray[np.int64], cells: int, claim: Claim) -> LiveTrack | None:
         """The track that a detection is but a part of: most of it lies where that one is carried."""
-        shares = self._shares(segment.class_id, common)
+        shares = self._shares(segment.class_id, common, cells, claim)
         best = int(shares.argmax())
         if not cells or not shares[best] or shares[best] < self.roster.rules.covered * cells:
             return None
@@ -109,21 +112,28 @@ class Meeting:
         pointer = (1 - share) * carriage.pointer + share * look
         carriage.pointer = pointer / max(1e-6, math.sqrt(pointer @ pointer))
         carriage.locate(segment, stamp_ns)
-        carriage.denied_since_ns = carriage.hidden_since_ns = None
-        carriage.misses = 0
+        carriage.shown()
+        carriage.denied_since_ns, carriage.misses = None, 0
 
-    def _is_new(self, segment: Segment, common: NDArray[np.int64], cells: int) -> bool:
+    def _is_new(self, segment: Segment, common: NDArray[np.int64], cells: int, claim: Claim) -> bool:
         """SAM 3's birth: sure enough, and not covered by what is carried, by one thing or by several."""
         rules = self.roster.rules
-        is_taken = self._shares(segment.class_id, common).sum() > rules.taken * cells
+        is_taken = self._shares(segment.class_id, common, cells, claim).sum() > rules.taken * cells
         least = rules.sure_birth_score if is_taken else rules.birth_score
         return segment.score >= least and not self.roster.is_full
 
-    def _shares(self, class_id: int, common: NDArray[np.int64]) -> NDArray[np.int64]:
-        """(slots,) cells of a detection where a followed thing of its class is carried, or one of no class."""
-        shares = np.zeros_like(common)
+    def _shares(self, class_id: int, common: NDArray[np.int64], cells: int, claim: Claim) -> NDArray[np.int64]:
+        """(slots,) cells of a detection where a followed thing of its class is carried, or one of no class.
+
+        The latter only where the detection is a speck or has a fair share of it: else it is a thing before it.
+        """
+        shares, is_speck = np.zeros_like(common), cells < self.roster.rules.slot_cells
         for slot, track in self.roster.slots.followed():
-            if track.carriage and track.carriage.class_seen in (class_id, VOID):
+            carriage = track.carriage
+            if carriage is None or carriage.class_seen not in (class_id, VOID):
+                continue
+            is_same = class_id in (carriage.class_seen, carriage.class_id)
+            if is_same or is_speck or common[slot] >= _FAIR_SHARE * claim.areas[slot]:
                 shares[slot] = common[slot]
         return shares
 

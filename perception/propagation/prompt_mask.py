@@ -1,8 +1,4 @@
-"""What a prompt points at, as a mask: what the network or a track has there already, else GrabCut on the picture.
-
-GrabCut: Rother, Kolmogorov and Blake, "GrabCut: interactive foreground extraction using iterated graph cuts",
-SIGGRAPH 2004, as OpenCV has it.
-"""
+"""What a prompt points at, as a mask: what the network or a track has there already, else GrabCut on the picture."""
 
 from __future__ import annotations
 
@@ -10,10 +6,10 @@ import math
 from collections.abc import Iterable, Iterator
 
 import numpy as np
-from numpy.typing import NDArray
 
 from perception.errors import PromptError
 from perception.opencv import cv2
+from perception.propagation.grabcut import Box, Mask, Place, Point, cut_box, cut_points, placed
 from perception.types import VOID, Frame, Prompt, Scene
 
 LEAST_AREA = 16
@@ -24,18 +20,6 @@ FITTING_IOU = 0.5
 """How well the box of a known thing must fit a box prompt to be what is meant."""
 SMALL_PART = 0.1
 """A region of labels that is larger than this part of the picture is no thing that a point means."""
-CUT_SIDE = 160
-"""Longer side of the picture that GrabCut works on [px]: bounds its time."""
-_CUT_ROUNDS = 2
-_MARGIN = 0.3  # of the box's sides, around it: what GrabCut learns the background from
-_REACH = 0.16  # of the mask's height: how far from a point its thing may extend, where nothing else says it
-_DISC = 0.012  # of the mask's height: around a point, all is thing
-_CORE = 0.65  # of a box's sides: the ellipse in its middle that is taken for thing; measured, 0 costs 0.1 of IoU
-
-Mask = NDArray[np.bool_]
-Point = tuple[float, float]
-Box = tuple[float, float, float, float]
-Place = tuple[int, int]  # x, y of an upper left corner
 
 
 def mask_of_prompt(prompt: Prompt, frame: Frame, scene: Scene) -> Mask:
@@ -46,9 +30,8 @@ def mask_of_prompt(prompt: Prompt, frame: Frame, scene: Scene) -> Mask:
             the whole image is meant.
     """
     _check_one_kind(prompt)
-    shape = scene.labels.shape
     if prompt.mask is not None:
-        mask = _scaled(prompt.mask, (shape[0], shape[1]))
+        mask = _scaled(prompt.mask, frame, scene)
     elif prompt.box_xyxy is not None:
         mask = _of_box(_mask_box(prompt.box_xyxy, frame, scene), frame, scene)
     else:
@@ -77,18 +60,26 @@ def _checked_area(mask: Mask) -> Mask:
     return mask
 
 
-def _scaled(mask: Mask, shape: tuple[int, int]) -> Mask:
+def _scaled(mask: Mask, frame: Frame, scene: Scene) -> Mask:
+    """A mask of the whole frame, at the size of the scene's masks; one of that size is as a subscriber has it."""
     if mask.ndim != 2 or 0 in mask.shape or mask.dtype != np.bool_:
         raise PromptError(f"a mask of shape {mask.shape} and {mask.dtype}: (height, width) of bool, all of the frame")
-    if not math.isclose(mask.shape[1] / mask.shape[0], shape[1] / shape[0], rel_tol=0.05):
-        size = f"{mask.shape[1]}x{mask.shape[0]}"
-        raise PromptError(f"a mask of {size}: it must have the frame's ratio of width to height, {shape[1]}:{shape[0]}")
+    if mask.shape != scene.labels.shape:
+        _check_ratio(mask, frame)
     if not mask.any():
         raise PromptError("the mask is empty: nothing to follow")
     if mask.all():
         raise PromptError("the prompt means the whole image: point at one thing in it")
-    scaled = cv2.resize(mask.view(np.uint8), (shape[1], shape[0]), interpolation=cv2.INTER_NEAREST_EXACT)
-    return scaled.view(np.bool_)
+    size = scene.labels.shape[::-1]
+    return cv2.resize(mask.view(np.uint8), size, interpolation=cv2.INTER_NEAREST_EXACT).view(np.bool_)
+
+
+def _check_ratio(mask: Mask, frame: Frame) -> None:
+    """The network's masks have a ratio of their own, to which every camera's frames are stretched."""
+    (rows, columns), (height, width) = mask.shape, frame.image.shape[:2]
+    if not math.isclose(columns / rows, width / height, rel_tol=0.05):
+        told = f"a mask of {columns}x{rows}: it must have the frame's ratio of width to height, {width}:{height}"
+        raise PromptError(told)
 
 
 def _mask_point(point: Point, frame: Frame, scene: Scene) -> Point:
@@ -125,11 +116,11 @@ def _mask_box(box: Box, frame: Frame, scene: Scene) -> Box:
 
 def _of_box(box: Box, frame: Frame, scene: Scene) -> Mask:
     if (track := _best_fit(box, _tracks(scene))) is not None:
-        return _placed(*track, scene)
+        return placed(*track, scene)
     if (region := _best_fit(box, _regions_near(box, scene))) is not None:
         # things of one class that touch are one region: the box says where the one that is meant ends
-        return _placed(*region, scene) & _filled(box, scene)
-    return _cut_box(box, frame, scene)
+        return placed(*region, scene) & _filled(box, scene)
+    return cut_box(box, frame, scene)
 
 
 def _best_fit(box: Box, known: Iterable[tuple[Box, Mask, Place]]) -> tuple[Mask, Place] | None:
@@ -178,31 +169,11 @@ def _iou(a: Box, b: Box) -> float:
     return both / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - both)
 
 
-def _placed(part: Mask, at: Place, scene: Scene) -> Mask:
-    """A part of the picture in an otherwise empty mask."""
-    mask = np.zeros(scene.labels.shape, np.bool_)
-    mask[at[1] : at[1] + part.shape[0], at[0] : at[0] + part.shape[1]] = part
-    return mask
-
-
 def _filled(box: Box, scene: Scene) -> Mask:
     """All pixels that the box touches."""
     mask = np.zeros(scene.labels.shape, np.bool_)
     mask[math.floor(box[1]) : math.ceil(box[3]), math.floor(box[0]) : math.ceil(box[2])] = True
     return mask
-
-
-def _cut_box(box: Box, frame: Frame, scene: Scene) -> Mask:
-    """GrabCut within the box, whose middle is thing and whose outside is not."""
-    window = _window(box, _MARGIN, scene)
-    scale = _cut_scale(window)
-    x0, y0, x1, y1 = (round((value - window[i % 2]) * scale) for i, value in enumerate(box))
-    shape = _cut_shape(window, scale)
-    seeds = np.full(shape, cv2.GC_BGD, np.uint8)
-    seeds[y0:y1, x0:x1] = cv2.GC_PR_FGD
-    y, x = np.mgrid[: shape[0], : shape[1]] + 0.5
-    seeds[np.hypot((2 * x - x0 - x1) / max(1, x1 - x0), (2 * y - y0 - y1) / max(1, y1 - y0)) < _CORE] = cv2.GC_FGD
-    return _uncut(_largest(_grabcut(frame, scene, window, seeds)), window, scene)
 
 
 # -- points ------------------------------------------------------------------------------------------------------
@@ -217,7 +188,7 @@ def _of_points(points: list[Point], frame: Frame, scene: Scene) -> Mask:
     found = [region for region in regions if region is not None]
     if len(found) == len(regions):
         return np.logical_or.reduce(found)
-    return _cut_points(points, frame, scene)
+    return cut_points(points, frame, scene)
 
 
 def _small_region(scene: Scene, x: int, y: int) -> Mask | None:
@@ -229,83 +200,3 @@ def _small_region(scene: Scene, x: int, y: int) -> Mask | None:
     parts = cv2.connectedComponents(alike, connectivity=8)[1]
     region = parts == parts[y, x]
     return region if LEAST_AREA <= np.count_nonzero(region) <= SMALL_PART * region.size else None
-
-
-def _cut_points(points: list[Point], frame: Frame, scene: Scene) -> Mask:
-    """GrabCut around the points, as far as a thing may extend, and what of it hangs together with a point."""
-    height = scene.labels.shape[0]
-    reach = _REACH * height
-    (left, top), (right, bottom) = np.min(points, axis=0) - reach, np.max(points, axis=0) + reach
-    window = _window((left, top, right, bottom), 0.0, scene)
-    scale = _cut_scale(window)
-    shape = _cut_shape(window, scale)
-    seeds = np.full(shape, cv2.GC_BGD, np.uint8)
-    centres = [(round((x - window[0]) * scale), round((y - window[1]) * scale)) for x, y in points]
-    for part, value in ((0.95, cv2.GC_PR_BGD), (0.35, cv2.GC_PR_FGD), (_DISC / _REACH, cv2.GC_FGD)):
-        for centre in centres:
-            cv2.circle(seeds, centre, max(1, round(part * reach * scale)), value, cv2.FILLED)
-    cut = _grabcut(frame, scene, window, seeds)
-    parts = cv2.connectedComponents(cut.view(np.uint8), connectivity=8)[1]
-    touched = np.unique(parts[seeds == cv2.GC_FGD])
-    return _uncut(np.isin(parts, touched[touched > 0]), window, scene)
-
-
-# -- GrabCut -----------------------------------------------------------------------------------------------------
-
-
-def _window(box: Box, margin: float, scene: Scene) -> tuple[int, int, int, int]:
-    """The box and a margin around it, within the picture, in whole mask pixels."""
-    height, width = scene.labels.shape
-    across, down = margin * (box[2] - box[0]) + 2, margin * (box[3] - box[1]) + 2
-    return (
-        max(0, math.floor(box[0] - across)),
-        max(0, math.floor(box[1] - down)),
-        min(width, math.ceil(box[2] + across)),
-        min(height, math.ceil(box[3] + down)),
-    )
-
-
-def _cut_scale(window: tuple[int, int, int, int]) -> float:
-    return min(1.0, CUT_SIDE / max(window[2] - window[0], window[3] - window[1]))
-
-
-def _cut_shape(window: tuple[int, int, int, int], scale: float) -> tuple[int, int]:
-    return max(1, round((window[3] - window[1]) * scale)), max(1, round((window[2] - window[0]) * scale))
-
-
-def _grabcut(frame: Frame, scene: Scene, window: tuple[int, int, int, int], seeds: NDArray[np.uint8]) -> Mask:
-    """What is thing in the window, at the seeds' size; the seeds alone where they leave nothing to be cut."""
-    (height, width), (rows, columns) = frame.image.shape[:2], scene.labels.shape
-    x0, x1 = _span(window[0] * width / columns, window[2] * width / columns, width)
-    y0, y1 = _span(window[1] * height / rows, window[3] * height / rows, height)
-    is_thing = np.isin(seeds, (cv2.GC_FGD, cv2.GC_PR_FGD))
-    if is_thing.all() or not is_thing.any():
-        return is_thing
-    cv2.setRNGSeed(1)  # its k-means begins at random
-    models = np.zeros((1, 65)), np.zeros((1, 65))
-    cut = seeds.copy()
-    try:
-        picture = cv2.resize(frame.image[y0:y1, x0:x1], seeds.shape[::-1], interpolation=cv2.INTER_AREA)
-        cv2.grabCut(picture, cut, None, *models, _CUT_ROUNDS, cv2.GC_INIT_WITH_MASK)  # type: ignore[call-overload]
-    except cv2.error as error:
-        raise PromptError("nothing can be cut out of the picture there: give a mask") from error
-    return np.isin(cut, (cv2.GC_FGD, cv2.GC_PR_FGD))
-
-
-def _span(begin: float, end: float, size: int) -> tuple[int, int]:
-    """In whole pixels, at least one: a camera's pixels may be larger than the mask's."""
-    first = min(round(begin), size - 1)
-    return first, max(round(end), first + 1)
-
-
-def _largest(mask: Mask) -> Mask:
-    """Its largest connected part."""
-    count, parts, stats, _ = cv2.connectedComponentsWithStats(mask.view(np.uint8), connectivity=8)
-    return parts == 1 + int(np.argmax(stats[1:, cv2.CC_STAT_AREA])) if count > 1 else mask
-
-
-def _uncut(cut: Mask, window: tuple[int, int, int, int], scene: Scene) -> Mask:
-    """What was cut, at its place and size in the picture."""
-    size = (window[2] - window[0], window[3] - window[1])
-    part = cv2.resize(cut.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST_EXACT)
-    return _placed(part.view(np.bool_), window[:2], scene)

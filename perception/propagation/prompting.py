@@ -74,12 +74,14 @@ class Prompting:
 
     def _check_room(self) -> None:
         slots = self.roster.slots
-        if not slots.has_room:
+        if not slots.has_room and slots.last_resort() is None:
             raise PromptError(f"all {len(slots.owners)} slots follow visible things; remove a track first")
 
     def _pin(self, track: LiveTrack, mask: NDArray[np.bool_], last: Stepped) -> None:
         """Give it a slot whose memory holds the prompt's frame for good."""
         slots, cells = self.roster.slots, last.claim.cells
+        if not slots.has_room and (given_up := slots.last_resort()):
+            self.roster.end(given_up, "hidden, and its slot went to a newer prompt", last.frame.stamp_ns)
         slot = slots.take_any(track)
         assert slot is not None  # there was room
         soft = np.zeros(cells.shape, np.float32)

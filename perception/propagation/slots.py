@@ -52,9 +52,15 @@ class SlotTable:
         """Whether `take_any` would find one."""
         return self._has_free or bool(self._hidden())
 
-    def _hidden(self) -> dict[tuple[int, int], LiveTrack]:
-        """(since when [ns], slot) -> its track; but for those without a class, which only the memory can find again."""
-        known = [(slot, t, t.carriage) for slot, t in self.followed() if t.carriage and t.carriage.class_seen != VOID]
+    def last_resort(self) -> LiveTrack | None:
+        """The thing of no class hidden longest, which can't be found again without its slot; None: there is none."""
+        hidden = self._hidden(have_class=False)
+        return hidden[min(hidden)] if hidden else None
+
+    def _hidden(self, have_class: bool = True) -> dict[tuple[int, int], LiveTrack]:
+        """(since when [ns], slot) -> its track; of those that have a class, or of those that only the memory knows."""
+        followed = [(slot, track, track.carriage) for slot, track in self.followed() if track.carriage]
+        known = [(slot, track, c) for slot, track, c in followed if (c.class_seen != VOID) == have_class]
         return {(c.hidden_since_ns, slot): track for slot, track, c in known if c.hidden_since_ns is not None}
 
     def pin(self, track: LiveTrack, mask: NDArray[np.float32], stamp_ns: int) -> None:

@@ -54,7 +54,7 @@ _SAME = "use the model and the settings of the drive"
 
 
 PARTS: dict[type, Role] = {
-    IouPropagator: Role(settings=("mask_size", "least_iou", "longest_step_ns")),
+    IouPropagator: Role(settings=("mask_size", "least_iou")),
     FusedPropagator: Role(settings=("mask_size", "rules"), momentary=("_last",), own=("_masks",)),
     LifeCycle: Role(settings=("confirm_hits", "lost_for_ns")),
     Roster: Role(settings=("rules",)),

@@ -66,6 +66,7 @@ class Carriage:
     votes: Counter[int]  # classes that the network gave it
     denied_since_ns: int | None = None  # the network looks and does not see what is carried [ns]
     hidden_since_ns: int | None = None
+    down_ns: int = 0  # of the time since then, in which the node did not run [ns]
     whole_px: float = 0.0  # area of the thing when nothing hid it, slowly forgotten
     misses: int = 0  # in a row, of a tentative track
     is_learnt: bool = False  # the memory has been told of it in its slot
@@ -79,6 +80,14 @@ class Carriage:
     @property
     def class_id(self) -> int:
         return self.class_seen if self.decided is None else self.decided
+
+    def hidden_ns(self, stamp_ns: int) -> int:
+        """How long the node has looked for it in vain; what is visible counts from now on."""
+        return 0 if self.hidden_since_ns is None else stamp_ns - self.hidden_since_ns - self.down_ns
+
+    def shown(self) -> None:
+        """It is visible."""
+        self.hidden_since_ns, self.down_ns = None, 0
 
     def locate(self, segment: Segment, stamp_ns: int) -> None:
         """Note where it is, unless what shows is a remnant: of that neither place nor size are the thing's."""

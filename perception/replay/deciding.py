@@ -21,30 +21,23 @@ class Decider(Protocol):
 
 
 class Exactly:
-    """Steps every captured frame, whatever became of it then.
+    """Steps every captured frame, whatever became of it then; when the network looks is for `plans.Turns` to say.
 
     Args:
-        steps: frames that were taken before.
-        network_every: the network looks at every n-th.
         engine: its name.
     """
 
-    def __init__(self, steps: int, network_every: int, engine: str) -> None:
-        self._steps, self._every, self._engine = steps, network_every, engine
+    def __init__(self, engine: str) -> None:
+        self._engine = engine
 
     def feed(self, captured: Sequence[Decision]) -> list[Decision]:
-        made: list[Decision] = []
-        for frame in captured:
-            if frame.what == "broken":
-                made.append(frame)
-                continue
-            looks = self._steps % self._every == 0
-            made.append(Decision(frame.frame_seq, frame.stamp_ns, "stepped", "", looks, self._engine))
-            self._steps += 1
-        return made
+        return [frame if frame.what == "broken" else self._stepped(frame) for frame in captured]
 
     def finish(self) -> list[Decision]:
         return []
+
+    def _stepped(self, frame: Decision) -> Decision:
+        return Decision(frame.frame_seq, frame.stamp_ns, "stepped", "", True, self._engine)
 
 
 class AsThen:

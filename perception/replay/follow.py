@@ -101,7 +101,6 @@ class Follower:
 
     def _step(self, planned: Planned, sight: Future[Sight]) -> Followed:
         frame = planned.frame
-        self.pipeline.steps += 1
         scene = self.pipeline.follow(frame, *sight.result())
         messages = self.encoder.encode(scene, prompted=planned.decision.prompted)
         self.answers.note(frame)

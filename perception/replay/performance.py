@@ -19,7 +19,7 @@ from perception.replay import what_if
 from perception.replay.deciding import AsThen, Decider, Exactly
 from perception.replay.drive import RecordedDrive
 from perception.replay.follow import Planned
-from perception.replay.plans import Part, Walk
+from perception.replay.plans import Part, Turns, Walk
 from perception.replay.plans import of_source as plan_of_source
 from perception.replay.result import Sameness
 from perception.replay.stage import Stage
@@ -61,6 +61,7 @@ class Performance:
     sameness: Sameness | None = None  # with what was said then
     walk: Walk | None = None  # the plan, where it is of a recording
     begin_s: float = 0.0  # in the drive
+    turns: Turns | None = None  # when the network looks; None: as the plan says
 
 
 def of_recording(drive: RecordedDrive, stage: Stage, wishes: Wishes) -> Performance:
@@ -73,13 +74,23 @@ def of_recording(drive: RecordedDrive, stage: Stage, wishes: Wishes) -> Performa
     begin_ns = drive.first_ns if is_whole else state.stamp_ns + 1 if state else first.stamp_ns
     part = begin_ns, drive.first_ns + round((wishes.end_s or LONGEST_S) * 1e9)
     sameness = Sameness() if wishes.mode == "re-enacted" else None
-    decider = _decider(drive, stage, wishes, part, state.steps if state else 0)
+    decider = _decider(drive, stage, wishes, part)
     walk = Walk(drive, decider, part, stage.launch.camera, sameness)
     identity = _identity(drive, stage, wishes)
     result = about_of(stage.checked, identity, stage.engine, about.recording, wishes.mode, about.is_exact)
-    return Performance(
-        walk, identity, result, _count(drive, part), state, sameness, walk, (begin_ns - drive.first_ns) / 1e9
-    )
+    since_s, turns = (begin_ns - drive.first_ns) / 1e9, _turns(stage, wishes, state)
+    return Performance(walk, identity, result, _count(drive, part), state, sameness, walk, since_s, turns)
+
+
+def _turns(stage: Stage, wishes: Wishes, state: StateRow | None) -> Turns | None:
+    every = stage.launch.model.network_every
+    match wishes.mode:
+        case "exact":
+            return Turns(every, state.steps if state else 0)
+        case "what-if":
+            return Turns(wishes.policy.network_every if wishes.policy else every)
+        case _:
+            return None
 
 
 def _count(drive: RecordedDrive, part: Part) -> int:
@@ -91,11 +102,10 @@ def _count(drive: RecordedDrive, part: Part) -> int:
     return round(known.count * (min(part[1], drive.last_ns) - part[0]) / whole_ns)
 
 
-def _decider(drive: RecordedDrive, stage: Stage, wishes: Wishes, part: Part, steps: int) -> Decider:
-    every = stage.launch.model.network_every
+def _decider(drive: RecordedDrive, stage: Stage, wishes: Wishes, part: Part) -> Decider:
     match wishes.mode:
         case "exact":
-            return Exactly(steps, every, stage.engine)
+            return Exactly(stage.engine)
         case "re-enacted":
             return AsThen()
         case "what-if":
@@ -168,6 +178,6 @@ def of_source(drive: str, stage: Stage, wishes: Wishes, stack: contextlib.ExitSt
         raise RecordingError(f"{drive}: a live source can't be replayed: record it first")
     check_calibration(checked, info)
     identity = identity_of(checked, info)
-    plan = plan_of_source(source, launch.model.network_every, stage.engine)
+    plan = plan_of_source(source, stage.engine)
     about = about_of(checked, identity, stage.engine, info.identity, "exact", True)
-    return Performance(plan, identity, about)
+    return Performance(plan, identity, about, turns=Turns(launch.model.network_every))

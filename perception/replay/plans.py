@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import msgspec
 
 from perception.drives.frames import StoredFrame
 from perception.drives.layout import ControlCall, Decision
 from perception.errors import RecordingError
+from perception.pipeline import steps_after
+from perception.protocols import Outlook
 from perception.replay.deciding import Decider
 from perception.replay.drive import RecordedDrive
 from perception.replay.follow import Planned
@@ -19,10 +24,31 @@ Part = tuple[int, int]
 """Stamps [ns] of the frames of a part of a drive, half open."""
 
 
-def of_source(frames: Iterable[Frame], network_every: int, engine: str) -> Iterator[Planned]:
+def of_source(frames: Iterable[Frame], engine: str) -> Iterator[Planned]:
     """Every frame of a source."""
-    for i, frame in enumerate(frames):
-        yield Planned(frame, Decision(frame.seq, frame.stamp_ns, "stepped", "", i % network_every == 0, engine))
+    for frame in frames:
+        yield Planned(frame, Decision(frame.seq, frame.stamp_ns, "stepped", "", True, engine))
+
+
+@dataclass(frozen=True)
+class Turns:
+    """When the network looks: as a pipeline decides it, but told some frames before the propagator gets there.
+
+    Args:
+        every: n of `Pipeline.network_every`.
+        steps: those of the pipeline before the first frame.
+    """
+
+    every: int
+    steps: int = 0
+
+    def over(self, plan: Iterable[Planned], outlook: Outlook) -> Iterator[Planned]:
+        """The plan with its looks decided; `outlook` of the propagator as the first frame meets it."""
+        steps = self.steps
+        for planned in plan:
+            looks = outlook.is_blind(planned.frame) or steps % self.every == 0
+            steps = steps_after(steps, looks)
+            yield replace(planned, decision=msgspec.structs.replace(planned.decision, network=looks))
 
 
 class Walk:

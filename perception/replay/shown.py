@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from perception.build import check_launch
 from perception.config import Launch
 from perception.conversion.reading import open_drive
 from perception.conversion.recorded import RecordWishes, write_recording
@@ -73,6 +74,8 @@ def shown(drive: str, wanted: Wanted, progress: Callable[[str, int, int], None])
         warn_unclosed(opened.recording)
         yield Shown(Path(drive))
         return
+    if not wanted.plain:
+        check_launch(wanted.launch)  # a wrong topic or model is said before the drive is read
     begin_s = max(0.0, wanted.begin_s - _BEFORE_S)
     with tempfile.TemporaryDirectory(prefix="perception-") as folder:
         frames, result = Path(drive), Path(folder) / "masks"

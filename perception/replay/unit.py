@@ -96,8 +96,10 @@ def _perform(performance: Performance, stage: Stage, out: Path | None, progress:
         if performance.state:
             _begin(follower, performance.state, stage.engine)
         keeping = stack.enter_context(contextlib.closing(Keeping(out, performance.about))) if out else None
+        plan, outlook = performance.plan, pipelines[0].propagator.outlook()
+        plan = performance.turns.over(plan, outlook) if performance.turns else plan
         begin, digest, frames = time.perf_counter(), Digest(), 0
-        for followed in follower.follow(performance.plan):
+        for followed in follower.follow(plan):
             frames += 1
             digest.add(followed.messages)
             if performance.sameness:

@@ -2,7 +2,7 @@
 
 A model of the machine: each step takes as long as one of its kind took when it was measured, drawn in the order of
 the frames, so that the answer is the same every time. The node takes the newest frame that is there, as a live source
-gives it, and works on one at a time.
+gives it, and works on one at a time. It has no pictures: looks that a cut brings about are not in its times.
 """
 
 from __future__ import annotations

@@ -54,7 +54,6 @@ class RecorderStats:
     frames: int  # written
     lost: dict[str, int]  # frames, or other messages, by reason
     queued: int  # items that wait
-    queued_bytes: int
 
 
 class Recorder:
@@ -133,8 +132,7 @@ class Recorder:
 
     def stats(self) -> RecorderStats:
         writer = self._writer
-        waiting = (len(self._queue), self._queue.size)
-        return RecorderStats(self._broke or writer.stopped, writer.size, writer.frames, writer.lost, *waiting)
+        return RecorderStats(self._broke or writer.stopped, writer.size, writer.frames, writer.lost, len(self._queue))
 
     @property
     def has_lost(self) -> bool:

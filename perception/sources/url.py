@@ -28,7 +28,6 @@ FORMS = (
 )
 """What `open_source` takes, for people."""
 
-_STREAMS = frozenset({"rtsp", "rtsps", "http", "https"})
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):")
 _INSTALL_GST = "install gstreamer1.0-tools, gstreamer1.0-plugins-base and gstreamer1.0-plugins-good"
 

@@ -13,7 +13,7 @@ import msgspec
 
 from perception.client import Control, age_of
 from perception.errors import PerceptionError
-from perception.view.feed import Camera, Feed
+from perception.view.feed import Feed, SeenCamera
 from perception.view.packets import Packet, finite, plain
 
 _POLL_S = 0.4
@@ -62,15 +62,15 @@ class Board:
             looker.wake()
 
     @property
-    def cameras(self) -> dict[str, Camera]:
+    def cameras(self) -> dict[str, SeenCamera]:
         """By the name that people choose them by: with its endpoint where two have the same."""
-        found: dict[str, Camera] = {}
+        found: dict[str, SeenCamera] = {}
         for feed in self.feeds:
             for name, camera in list(feed.cameras.items()):
                 found[f"{name} at {feed.endpoint}" if name in found else name] = camera
         return found
 
-    def chosen(self, name: str) -> tuple[str, Camera | None]:
+    def chosen(self, name: str) -> tuple[str, SeenCamera | None]:
         """The camera that a page shows: the one that it asks for, else the first."""
         cameras = self.cameras
         name = name if name in cameras else next(iter(cameras), "")
@@ -82,7 +82,7 @@ class Board:
         for camera in self.cameras.values():
             camera.looked_at = id(camera) in shown
 
-    def packet(self, camera: Camera) -> Packet | None:
+    def packet(self, camera: SeenCamera) -> Packet | None:
         """The newest frame, decoded once."""
         frame = camera.frame
         if frame is None:
@@ -145,13 +145,13 @@ class Board:
         return any(c.health is not None and c.health.clock == "drive" for c in self.cameras.values())
 
 
-def age_s(packet: Packet, camera: Camera) -> float | None:
+def age_s(packet: Packet, camera: SeenCamera) -> float | None:
     """How old the frame is now [s]; None where that can't be told."""
     message = next(iter(packet.frame.messages.values()))
     return age_of(message, message.clocks, time.monotonic_ns(), time.time_ns())[0]
 
 
-def _health(camera: Camera | None) -> dict[str, Any] | None:
+def _health(camera: SeenCamera | None) -> dict[str, Any] | None:
     if camera is None or camera.health is None:
         return None
     health = camera.health

@@ -22,7 +22,8 @@ from perception.drives.foxglove import Place, picture_of_message
 from perception.drives.layout import Record
 from perception.drives.schemas import COMPRESSED_IMAGE, IMAGE_ANNOTATIONS, RAW_IMAGE, message_type, schema_of
 from perception.errors import EndpointError, WireError
-from perception.view.feed import Camera, Feed
+from perception.view.feed import Feed, SeenCamera
+from perception.view.frames import SeenFrame
 from perception.wire import Health, Kind
 
 DEFAULT_PORT = 8765
@@ -46,6 +47,7 @@ class Bridge:
         self._context = foxglove.Context()
         self._channels: dict[str, Channel] = {}
         self._shown: dict[str, object] = {}  # the last frame and health, by camera
+        self._places: dict[str, tuple[SeenFrame, tuple[int, int]]] = {}  # the last frame and its times, by camera
         self._feed = Feed(endpoint, self._news.set, server_key, client_key)
         try:
             self._server = foxglove.start_server(
@@ -75,7 +77,7 @@ class Bridge:
         self._feed.close()
         self._server.stop()
 
-    def _show(self, camera: Camera) -> None:
+    def _show(self, camera: SeenCamera) -> None:
         name = camera.name
         image, boxes = self._image(name), self._channel(layout.image_annotations(name), IMAGE_ANNOTATIONS)
         masks = [self._channel(layout.mask(name, topic), RAW_IMAGE) for topic in camera.topics]
@@ -86,15 +88,19 @@ class Bridge:
         frame = camera.frame
         if frame is None or not camera.looked_at or not self._is_new(f"{name} frame", (frame, len(frame.messages))):
             return
-        for message in list(frame.messages.values()):
-            self._send(message)
+        messages = list(frame.messages.values())
+        shown, at = self._places.get(name, (None, (0, 0)))
+        if shown is not frame:  # the rest of its messages, which may come later, is of the same time
+            at = _captured_and_now_ns(messages[0])
+            self._places[name] = (frame, at)
+        for message in messages:
+            self._send(message, Place(*at, message.seq))
 
     def _is_new(self, key: str, what: object) -> bool:
         is_new, self._shown[key] = self._shown.get(key) != what, what
         return is_new
 
-    def _send(self, message: Received) -> None:
-        place = _place(message)
+    def _send(self, message: Received, place: Place) -> None:
         try:
             if message.kind is Kind.IMAGE:
                 record = _picture(message, place)
@@ -129,12 +135,11 @@ def _reason(error: Exception) -> str:
     return "address already in use" if "already in use" in text else text
 
 
-def _place(message: Received) -> Place:
-    """When its frame was captured, on this host's wall clock; where that can't be told, now."""
+def _captured_and_now_ns(message: Received) -> tuple[int, int]:
+    """When its frame was captured, and now, on this host's wall clock [ns]; where the first can't be told, now."""
     now_ns = time.time_ns()
     age_s = age_of(message, message.clocks, time.monotonic_ns(), now_ns)[0]
-    at_ns = now_ns - round((age_s or 0.0) * 1e9)
-    return Place(at_ns, now_ns, message.seq)
+    return now_ns - round((age_s or 0.0) * 1e9), now_ns
 
 
 def _picture(message: Received, place: Place) -> Record:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 import time
 from collections import deque
@@ -15,6 +16,8 @@ from perception.errors import PerceptionError, WireError
 from perception.view.frames import FrameAssembler, SeenFrame
 from perception.wire import EventRow, Health, Kind, valid_topic
 
+log = logging.getLogger(__name__)
+
 _EVENTS_KEPT = 64
 _ALWAYS = ("health", "events")
 _LOOKED_AT = ("image", "tracks", "prompted")
@@ -25,7 +28,7 @@ _QUEUE = 500  # messages; the thread only sorts them
 
 
 @dataclass(slots=True, eq=False)
-class Camera:
+class SeenCamera:
     """What is known of one camera. Replaced parts, never changed ones: any thread may read."""
 
     name: str
@@ -57,7 +60,7 @@ class Feed:
     ) -> None:
         """`on_change` is called in the thread. Raises EndpointError for an endpoint or key that can't be."""
         self.endpoint = endpoint
-        self.cameras: dict[str, Camera] = {}
+        self.cameras: dict[str, SeenCamera] = {}
         self.problem = ""
         self.bad = 0
         self.assembler = FrameAssembler()
@@ -91,18 +94,24 @@ class Feed:
         return subscribe(self.endpoint, *topics, server_key=server_key, client_keys=client_keys, **told)
 
     def _run(self) -> None:
-        current, subscription = self._wanted(), self._first
+        first: Subscription | None = self._first
         while not self._stop.is_set():
+            topics = self._wanted()
             try:
-                with subscription:
-                    self._follow(subscription, current)
-            except PerceptionError as error:  # go on: a node may come back under the same endpoint
-                self.problem = str(error)
-                self._on_change()
-                self._stop.wait(_AGAIN_S)
-            current = self._wanted()
-            subscription = self._subscribe(current)
-        subscription.close()
+                with first or self._subscribe(topics) as subscription:
+                    self._follow(subscription, topics)
+            except PerceptionError as error:  # go on: a node may come back under the same endpoint, a key be mended
+                self._fail(str(error))
+            except Exception as error:  # a fault of ours: without this thread the page would show an old picture
+                log.exception("what %s says can't be followed", self.endpoint)
+                self._fail(f"{self.endpoint} can't be followed: {type(error).__name__}: {error}")
+            first = None
+
+    def _fail(self, problem: str) -> None:
+        """Say it, and wait a little."""
+        self.problem = problem
+        self._on_change()
+        self._stop.wait(_AGAIN_S)
 
     def _follow(self, subscription: Subscription, topics: tuple[str, ...]) -> None:
         """Take messages until other topics are wanted."""
@@ -138,7 +147,7 @@ class Feed:
         if camera is None:
             if len(self.cameras) >= 64:
                 return
-            camera = self.cameras[name] = Camera(name, self.endpoint)
+            camera = self.cameras[name] = SeenCamera(name, self.endpoint)
         camera.heard_s = time.monotonic()
         camera.missed += message.missed
         if message.restarted and camera.frame and camera.frame.run != message.header.run:
@@ -153,7 +162,7 @@ class Feed:
                     camera.frame = frame
                     self._on_change()
 
-    def _note_events(self, camera: Camera, message: Received) -> None:
+    def _note_events(self, camera: SeenCamera, message: Received) -> None:
         """Those that were not told before: a new subscription is told the last ones again."""
         run, last = message.header.run, 0
         if run == camera.last_event[0] and not message.restarted:
@@ -164,7 +173,7 @@ class Feed:
                 camera.events.append((camera.event_count, event))
         camera.last_event = (run, max(last, *(event.seq for event in message.new_events), 0))
 
-    def _note_health(self, camera: Camera, message: Received) -> None:
+    def _note_health(self, camera: SeenCamera, message: Received) -> None:
         with contextlib.suppress(WireError):
             health = message.health()
             camera.health = health

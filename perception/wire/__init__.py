@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from perception.wire.endpoints import CONTROL_ENDPOINT, MASKS_ENDPOINT
 from perception.wire.layout import (
     MAX_MESSAGE,
     MAX_TOPIC,
@@ -17,7 +18,9 @@ from perception.wire.pixels import ENCODINGS, MAX_RAW, MAX_SIDE
 from perception.wire.schema import EngineRow, EventRow, Header, Health, SourceRow, StageRow, TrackRow
 
 __all__ = [
+    "CONTROL_ENDPOINT",
     "ENCODINGS",
+    "MASKS_ENDPOINT",
     "MAX_MESSAGE",
     "MAX_RAW",
     "MAX_SIDE",

@@ -31,12 +31,15 @@ class Backdrop:
     def draw(self, view: View) -> None:
         """Paint rows 0 to the horizon."""
         horizon = min(view.height, max(0, int(np.ceil(view.camera.horizon_row() + 0.6))))
-        top = max(0, self._image.shape[0] - horizon)
+        top = max(0, len(self._image) - horizon)
+        bare = max(0, horizon - len(self._image))  # rows of a tall image that are above the picture
         turned = round(self._margin + np.clip(view.ego[2], -_TURN_RAD, _TURN_RAD) * -self._focal)
         part = (slice(top, top + horizon), slice(turned, turned + view.width))
-        view.image[:horizon] = self._image[part]
+        view.image[:bare] = self._image[0, part[1]]
+        view.image[bare:horizon] = self._image[part]
         if view.labels is not None:
-            view.labels[:horizon] = self._labels[part]
+            view.labels[:bare] = SKY
+            view.labels[bare:horizon] = self._labels[part]
 
 
 def _gradient(style: Style, shape: tuple[int, int], focal: float) -> Field:
