@@ -188,6 +188,15 @@ def test_a_prediction_comes_back_as_it_was_stored(tmp_path):
     assert stored.segments == {1: (2, 0.25)}  # the second segment has no pixel
 
 
+@pytest.mark.parametrize(("room", "file"), [(0, "labels/one.png"), (120, "instances/one.png"), (1000, "one.json")])
+def test_a_prediction_that_does_not_fit_on_the_disk_is_one_line(tmp_path, room, file):
+    id_map = np.random.default_rng(0).integers(0, 40, (16, 16)).astype(np.uint16)
+    segments = tuple(Segment(0, 0.5, 6, (0, 0, 16, 16)) for _ in range(40))
+    seen = Panoptic(np.zeros((16, 16), np.uint8), id_map, segments)
+    with no_file_beyond(room), pytest.raises(ConfigError, match=f"{file}: can't be written"):
+        write_prediction(tmp_path, "one", seen, (16, 16))
+
+
 def test_the_command_line_writes_a_table_json_and_a_picture(say, data, model, tmp_path):
     pytest.importorskip("matplotlib", reason="matplotlib is not installed")
     figures, picture = tmp_path / "figures.json", tmp_path / "confusion.png"

@@ -9,7 +9,19 @@ import pytest
 
 ROOT = Path(__file__).parent.parent / "perception"
 
-NOUNS = {"types", "labels", "protocols", "errors", "strict_toml", "stopwatch", "clock", "opencv", "images", "looks"}
+NOUNS = {
+    "types",
+    "labels",
+    "protocols",
+    "errors",
+    "strict_toml",
+    "stopwatch",
+    "clock",
+    "opencv",
+    "images",
+    "looks",
+    "whole_file",
+}
 ALLOWED: dict[str, set[str]] = {
     "types": set(),
     "errors": set(),
@@ -20,6 +32,7 @@ ALLOWED: dict[str, set[str]] = {
     "supervision": set(),
     "machine": set(),
     "folders": set(),
+    "whole_file": set(),
     "images": {"errors", "opencv", "jpeg"},
     "labels": {"errors"},
     "looks": {"types"},

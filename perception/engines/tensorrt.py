@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +21,7 @@ from perception.engines.tensorrt_api import (
     watch,
 )
 from perception.errors import DeviceError, ModelError, reason
+from perception.whole_file import in_place_of
 
 if TYPE_CHECKING:
     from perception.engines.tensorrt_engine import TensorRtEngine
@@ -206,11 +206,8 @@ def _with_timings(config: Any, file: Path) -> Any:
 
 def _write(path: Path, data: Any) -> None:
     """All of it or nothing."""
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
-        part.write_bytes(memoryview(data))
-        os.replace(part, path)
+        with in_place_of(path) as partial:
+            partial.write_bytes(memoryview(data))
     except OSError as error:
         raise ModelError(f"{path}: {reason(error)}") from None
-    finally:
-        part.unlink(missing_ok=True)

@@ -18,10 +18,11 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from perception.errors import ConfigError
+from perception.errors import ConfigError, reason
 from perception.evaluation.picture_headers import require_depth
 from perception.opencv import cv2
 from perception.types import VOID, Panoptic, Track, TrackState
+from perception.whole_file import in_place_of
 
 ABOUT = "about.json"
 T = TypeVar("T")
@@ -116,9 +117,7 @@ def _write(
     present = set(np.unique(instances).tolist())
     write_picture(folder / "labels" / f"{name}.png", labels)
     write_picture(folder / "instances" / f"{name}.png", instances)
-    path = folder / "segments" / f"{name}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(msgspec.json.encode([s for s in listed if s.id in present]))
+    _put(folder / "segments" / f"{name}.json", msgspec.json.encode([s for s in listed if s.id in present]))
 
 
 def read_prediction(folder: Path, name: str, classes: int) -> StoredPrediction:
@@ -155,8 +154,8 @@ def _require_once(path: Path, key: str, values: Iterable[int]) -> None:
 
 
 def write_about(folder: Path, about: About) -> None:
-    """Written last: a folder without it is a prediction that was cut short."""
-    (folder / ABOUT).write_bytes(msgspec.json.format(msgspec.json.encode(about), indent=2) + b"\n")
+    """Written last: a folder without it is a prediction that was cut short. Raises ConfigError where it can't be."""
+    _put(folder / ABOUT, msgspec.json.format(msgspec.json.encode(about), indent=2) + b"\n")
 
 
 def read_about(folder: Path) -> About:
@@ -183,9 +182,17 @@ def read_plane(path: Path, *dtypes: type[np.generic]) -> NDArray:
 
 def write_picture(path: Path, picture: NDArray) -> None:
     """Raises ConfigError where it can't be written."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if not cv2.imwrite(str(path), picture):
-        raise ConfigError(f"{path}: can't be written; is the disk full?")
+    _put(path, cv2.imencode(path.suffix, picture)[1].tobytes())
+
+
+def _put(path: Path, data: bytes) -> None:
+    """With its folder, whole or not at all. Raises ConfigError where it can't be written."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with in_place_of(path) as partial:
+            partial.write_bytes(data)
+    except OSError as error:
+        raise ConfigError(f"{path}: can't be written ({reason(error)}); make room, or name another folder") from None
 
 
 def require_size(path: Path, plane: NDArray, shape: Sequence[int], of: str) -> None:

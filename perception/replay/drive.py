@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -19,6 +18,7 @@ from perception.drives.layout import ACTIVE, SUFFIX, About, ControlCall, Decisio
 from perception.drives.recording import Recording, open_recording
 from perception.errors import RecordingError, reason
 from perception.replay.result import compared_topics
+from perception.whole_file import in_place_of
 
 _decisions = msgspec.json.Decoder(Decision).decode
 _calls = msgspec.msgpack.Decoder(ControlCall).decode
@@ -106,9 +106,8 @@ class RecordedDrive:
         path = folder / f"{hashlib.sha256(text).hexdigest()[:16]}.toml"
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            partial = path.with_suffix(f".{os.getpid()}")
-            partial.write_bytes(text)
-            partial.replace(path)
+            with in_place_of(path) as partial:
+                partial.write_bytes(text)
         except OSError as error:
             raise RecordingError(f"{error.filename or path}: {reason(error)}") from None
         return path

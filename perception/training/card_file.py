@@ -13,7 +13,7 @@ from pathlib import Path
 from perception.errors import ConfigError, ModelError, reason
 from perception.models.card import Card
 from perception.strict_toml import check
-from perception.training.whole_file import beside
+from perception.whole_file import beside
 
 MIN_AREA = {"car": 160, "pedestrian": 60, "bicyclist": 80}  # [px at 640x360]; a person of 60 px is about 70 m away
 TOPICS = {"road": ("road", "lane marking"), "lane": ("lane marking",), "pedestrian": ("pedestrian",)}
@@ -104,8 +104,7 @@ def replace_all(files: Mapping[Path, Path], texts: Mapping[Path, str]) -> None:
         for place, written in partial.items():
             written.replace(place)
     except OSError as error:
-        first = next(iter(partial))
-        raise ModelError(f"{first}: can't be written: {reason(error)}") from None
+        raise ModelError(f"{next(iter(partial))}: can't be written: {reason(error)}") from None
     finally:
         for written in partial.values():
             with contextlib.suppress(OSError):

@@ -18,7 +18,7 @@ from perception.errors import ModelError, PerceptionError, reason
 from perception.models.card import WEIGHTS
 from perception.training.networks import build_network
 from perception.training.networks.config import NetworkConfig
-from perception.training.whole_file import in_place_of
+from perception.whole_file import in_place_of
 
 FORMAT = "perception-training-1"
 NETWORK, AVERAGED = "network.", "averaged."  # beginnings of tensor names

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from perception.errors import reason
-from perception.training.whole_file import in_place_of
+from perception.whole_file import in_place_of
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from perception.errors import reason
 from perception.evaluation.segmentation import Confusion
 from perception.training.events import Events
 from perception.training.log_file import LogFile
-from perception.training.whole_file import in_place_of
+from perception.whole_file import in_place_of
 
 log = logging.getLogger(__name__)
 

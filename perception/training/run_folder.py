@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from perception.errors import ConfigError, reason
-from perception.training.whole_file import remove_partials
+from perception.whole_file import remove_partials
 
 log = logging.getLogger(__name__)
 

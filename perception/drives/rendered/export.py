@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ from numpy.typing import NDArray
 from perception.drives.rendered.drive import RenderedDrive
 from perception.drives.rendered.truth import RenderedFrame
 from perception.errors import ConfigError, reason
+from perception.whole_file import in_place_of
 
 _LONGEST_S = 90.0
 _MOST_FRAMES = round(_LONGEST_S * 10)  # of a seed, ten a second
@@ -136,11 +135,8 @@ def _put_picture(path: Path, picture: NDArray[Any], options: Sequence[int] = ())
 
 def _put(path: Path, data: bytes) -> None:
     """Whole or not at all. Raises ConfigError where it can't be written."""
-    part = path.with_name(f".{path.name}.part")
     try:
-        part.write_bytes(data)
-        os.replace(part, path)
+        with in_place_of(path) as partial:
+            partial.write_bytes(data)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
         raise ConfigError(f"{path}: can't be written ({reason(error)}); make room, or name another directory") from None

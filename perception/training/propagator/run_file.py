@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from perception.errors import ConfigError, reason
-from perception.training.whole_file import in_place_of
+from perception.whole_file import in_place_of
 
 NAME = "run.json"
 
