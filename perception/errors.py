@@ -56,3 +56,7 @@ class RecordingError(PerceptionError):
 
 class SnapshotError(PerceptionError):
     """A propagator's state can't be kept or taken up: damaged, of another version, kind, model or setting."""
+
+
+class SnapshotVersionError(SnapshotError):
+    """A propagator's state that another version of this program has kept."""

@@ -22,6 +22,7 @@ from perception.errors import ConfigError
 _AXES = np.array([[0.0, 0.0, 1.0], [-1.0, 0.0, 0.0], [0.0, -1.0, 0.0]])  # camera axes in a level, forward vehicle
 _NEAR_M = 1e-6
 _UNDISTORT_STEPS = 20
+_SETTLED = 1e-12  # what more steps would not better, in focal lengths
 _UNDISTORTED = 1e-6  # what may be left of a pixel's place, in focal lengths
 
 
@@ -142,9 +143,12 @@ def _bent(xy: NDArray[np.float64], coefficients: NDArray[np.float64]) -> NDArray
 
 
 def _fold(coefficients: NDArray[np.float64]) -> float:
-    """The least r^2 at which r * radial(r) no longer rises; inf where it always does."""
-    k1, k2, _, _, k3 = coefficients
-    roots = np.roots([1.0, 3 * k1, 5 * k2, 7 * k3])  # of its derivative, in 1 / r^2, as k3 is mostly next to nothing
+    """The least r^2 at which r * radial(r) no longer rises; inf where it always does, NaN where it is no number."""
+    k1, k2, p1, p2, k3 = coefficients.tolist()  # Python's floats, of which one too large is inf without a warning
+    slope = [1.0, 3 * k1, 5 * k2, 7 * k3]  # its derivative, in 1 / r^2, as k3 is mostly next to nothing
+    if not np.isfinite([*slope, p1, p2]).all():
+        return math.nan  # a camera made by hand: np.roots would raise
+    roots = np.roots(slope)
     largest = max(roots[abs(roots.imag) <= 1e-9 * abs(roots)].real, default=0.0)
     return float(1.0 / largest) if largest > 1e-12 else math.inf  # beyond a million focal lengths there is no angle
 
@@ -154,13 +158,23 @@ def _undistort(xy: NDArray[np.float64], coefficients: NDArray[np.float64]) -> ND
     if not coefficients.any():
         return xy
     rim = math.sqrt(_fold(coefficients)) * (1.0 - 1e-9)
-    guess = xy
+    target = xy.reshape(-1, 2)
+    guess, found, going = target, np.empty_like(target), np.arange(len(target))
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        missing = target - _bent(guess, coefficients)
         for _ in range(_UNDISTORT_STEPS):
-            guess = guess + _newton_step(guess, xy - _bent(guess, coefficients), coefficients)
+            guess = guess + _newton_step(guess, missing, coefficients)
             guess = guess * np.minimum(1.0, rim / np.linalg.norm(guess, axis=-1, keepdims=True))
-        left = np.linalg.norm(xy - _bent(guess, coefficients), axis=-1, keepdims=True)
-    return np.where(left <= _UNDISTORTED, guess, np.nan)
+            missing = target[going] - _bent(guess, coefficients)
+            unsettled = (np.abs(missing) > _SETTLED).any(axis=-1)  # NaN is not: it stays NaN
+            if 2 * np.count_nonzero(unsettled) <= len(going):  # mostly those beyond the rim, which take all steps
+                found[going] = guess
+                going, guess, missing = going[unsettled], guess[unsettled], missing[unsettled]
+                if not len(going):
+                    break
+        found[going] = guess
+        left = np.linalg.norm(target - _bent(found, coefficients), axis=-1, keepdims=True)
+    return np.where(left <= _UNDISTORTED, found, np.nan).reshape(xy.shape)
 
 
 def _newton_step(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ import msgspec
 
 from perception.drives.layout import ControlCall, Decision, StateRow
 from perception.drives.pictures import encode_picture
+from perception.errors import DeviceError, ModelError
 from perception.images import decode_image
 from perception.pipeline import Pipeline
 from perception.propagation.snapshot import copy
@@ -19,6 +21,8 @@ from perception.sinks.recorder import Recorder
 from perception.types import Frame
 from perception.wire import Health
 from perception.wire.control import Reply, Request, SaveRequest, TracksRequest, encode_reply, encode_request
+
+log = logging.getLogger(__name__)
 
 BAD = ("no_input", "degraded", "failed")
 _WAITING = 64  # frames between capture and decision: many more than there can be
@@ -60,7 +64,8 @@ class Logbook:
         self._stamp_ns = 0
         self._asked: deque[str] = deque(maxlen=8)  # reasons to save the ring
         self._saves_on_health, self._health = saves_on_health, ""
-        self.keep_state(-1, 0)
+        self._lacks_state = False  # one was due, and could not be had
+        self._try_state(-1, 0)
 
     def captured(self, frame: Frame, arrived_ns: int) -> Frame:
         """Of the capture thread: keep the image; the frame for the pipeline."""
@@ -104,7 +109,7 @@ class Logbook:
     def settle(self, frame: Frame) -> None:
         """Between two frames, when all is done about the one before."""
         if self.recorder.wants_state():
-            self.keep_state(frame.seq, frame.stamp_ns)
+            self._try_state(frame.seq, frame.stamp_ns)
 
     def ask_save(self, reason: str) -> None:
         """Have the ring saved at the next heartbeat; callable from a signal handler."""
@@ -118,8 +123,22 @@ class Logbook:
             self.recorder.trigger(f"health {health.state}")
         self._health = health.state
 
+    def _try_state(self, seq: int, stamp_ns: int) -> None:
+        """Keep the state; before the next frame, where the engine that has it can't give it now."""
+        try:
+            self.keep_state(seq, stamp_ns)
+        except (ModelError, DeviceError) as error:  # what its next call says is the frame's
+            if not self._lacks_state:
+                log.warning("the recording has no state of frame %d: %s; tried again", seq, error)
+            self._lacks_state = True
+        else:
+            self._lacks_state = False
+
     def keep_state(self, seq: int, stamp_ns: int) -> None:
-        """Copy the state that the next frame meets; the recorder's thread makes bytes of it."""
+        """Copy the state that the next frame meets; the recorder's thread makes bytes of it.
+
+        Raises ModelError, DeviceError where it lies on a device that does not give it.
+        """
         copied, encoder, steps = copy(self._pipeline.propagator), self._encoder, self._pipeline.steps
         seqs, count, events = encoder.seqs, encoder.event_count, encoder.events
 

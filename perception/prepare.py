@@ -84,23 +84,44 @@ def prepare(launch: Launch, wishes: Wishes, progress: Progress, ways: Ways | Non
         rung.check()  # what is missing is said before anything is done
         if wishes.calibrate:
             _calibrate(launch, rung.recipe, wishes, progress)
-        if wishes.again:
-            rung.forget(size)
-        if wishes.has_limits:
-            rung.reconsider(size, wishes.terms)
-        rung.prepare(size, progress, lambda: False)
-        progress("conformance", 0, 1)
-        serving.expect(size)
-        progress("conformance", 1, 1)
-        assert candidate.report
-        loss = _loss(serving, rung.recipe, launch, wishes, progress)
-        if wishes.has_limits:
-            try:
-                loss.require(wishes.max_loss, wishes.max_class_loss)
-            except ModelError as error:
-                rung.refuse(size, NETWORK, str(error), wishes.terms)
-                raise
+        with _reconsidered(rung, wishes):
+            rung.prepare(size, progress, lambda: False)
+            progress("conformance", 0, 1)
+            serving.expect(size)
+            progress("conformance", 1, 1)
+            assert candidate.report
+            loss = _loss(serving, rung.recipe, launch, wishes, progress)
+            _require(loss, rung, wishes)
         return Prepared(candidate.report, rung.manifests(size), loss)
+
+
+@contextmanager
+def _reconsidered(rung: PlanRung, wishes: Wishes) -> Iterator[None]:
+    """What was refused may be built; unless that comes to a good end, also by a Ctrl-C, it is refused as before.
+
+    Raises ModelError, DeviceError.
+    """
+    marks = rung.marks(wishes.size)
+    try:
+        if wishes.again:
+            rung.forget(wishes.size)
+        if wishes.has_limits:
+            rung.reconsider(wishes.size, wishes.terms)
+        yield
+    except BaseException:
+        rung.restore(marks)
+        raise
+
+
+def _require(loss: PrecisionLoss, rung: PlanRung, wishes: Wishes) -> None:
+    """Refuse the plan for the node, too, where it loses too much. Raises ModelError then."""
+    if not wishes.has_limits:
+        return
+    try:
+        loss.require(wishes.max_loss, wishes.max_class_loss)
+    except ModelError as error:
+        rung.refuse(wishes.size, NETWORK, str(error), wishes.terms)
+        raise
 
 
 @contextmanager

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 
 def beside(path: Path) -> Path:
-    """Where this process writes what is to become `path`."""
-    return path.with_name(f".{path.name}.{os.getpid()}.partial")
+    """Where this process writes what is to become `path`; processes of other machines have numbers of their own."""
+    return path.with_name(f".{path.name}.{socket.gethostname().replace('/', '_')}.{os.getpid()}.partial")
 
 
 @contextlib.contextmanager

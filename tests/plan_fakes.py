@@ -2,9 +2,9 @@
 
 What goes wrong is told by files in the folder $PLAN_FAULTS, read when it would happen, also in the child of a build:
 
-    compile   slow | fail | crash | stderr | oom | gpu | wrong | full: how a build goes ("wrong" compiles another
-              network, "gpu" finds the GPU full)
-    open      oom | broken | crash: how loading goes
+    compile   slow | silent | fail | crash | stderr | oom | gpu | wrong | full: how a build goes ("wrong" compiles
+              another network, "gpu" finds the GPU full; "silent" is slow and can't say how far it is)
+    open      oom | broken | crash | hang: how loading goes
     run       oom | lost | hang | slow | wrong | bug | crash: how a call goes
               encoder | carry: what that alone says is wrong
     target    name of the device | none | bug
@@ -70,7 +70,9 @@ class HeaderCompiler:
             if i == 5:
                 out.write_bytes(b"half")
                 _go_wrong(how)
-            while i == 5 and fault("compile") == "slow":
+            if i == 5 and how == "silent":
+                progress("compiling", 0, 0)
+            while i == 5 and fault("compile") in ("slow", "silent"):
                 time.sleep(0.01)
         timing_cache.write_text(known + "timed\n")
         out.write_bytes((WRONG if how == "wrong" else HEADER) + graph.read_bytes())
@@ -80,6 +82,8 @@ class HeaderCompiler:
         note(f"open {os.getpid()}")
         if how == "crash":
             os.kill(os.getpid(), signal.SIGKILL)
+        while how == "hang" and fault("open") == "hang":
+            time.sleep(0.01)
         if how == "oom":
             raise DeviceError("out of memory")
         data = plan.read_bytes()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import weakref
 from itertools import pairwise
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from perception.drives.rendered import RenderedDrive
-from perception.propagation.change import SceneChange, is_cut, thumbnail
+from perception.propagation.change import FLICKER_NS, SceneChange, Small, is_cut, thumbnail
 from perception.types import Frame
 from tests.fakes import PERIOD_NS
 
@@ -68,6 +69,66 @@ def test_a_picture_of_nothing_can_not_tell(level: int):
 def test_pictures_of_any_size_are_looked_at(shape: tuple[int, int]):
     image = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
     assert cuts([image, image]) == ["", ""]
+
+
+def banded(image: Image, phase: float) -> Image:
+    """As lamps that flicker light it, behind a rolling shutter."""
+    rows = np.arange(image.shape[0])[:, None, None]
+    return np.clip(image * (1 + 0.6 * np.sin(rows / 20 + phase)), 0, 255).astype(np.uint8)
+
+
+def noisy_rows(image: Image, rng: np.random.Generator) -> Image:
+    """As a sensor in the dark gives it."""
+    return np.clip(image * 0.03 + 6 + rng.normal(0, 5, (image.shape[0], 1, 1)), 0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize("kind", ["lamps", "dark"])
+def test_a_picture_that_flickers_jumps_once(kind: str):
+    rng = np.random.default_rng(0)
+    images = rendered(3, 40)
+    said = cuts([banded(x, 2.0 * i) if kind == "lamps" else noisy_rows(x, rng) for i, x in enumerate(images)])
+    assert [reason for reason in said if reason] == ["the picture jumped"]
+
+
+@pytest.mark.parametrize(("gap_ns", "count"), [(FLICKER_NS - 1, 1), (FLICKER_NS, 2)])
+def test_a_jump_soon_after_another_is_no_cut(gap_ns: int, count: int):
+    a, b = rendered(1, 1)[0], rendered(2, 1)[0]
+    change = SceneChange()
+    jumps = [(0, a), (PERIOD_NS, b), (PERIOD_NS + gap_ns, a)]
+    said = [change.cut(Frame(i, stamp_ns, "front", image)) for i, (stamp_ns, image) in enumerate(jumps)]
+    assert sum(map(bool, said)) == count
+
+
+def test_an_outlook_knows_of_the_flicker_and_tells_it_nobody():
+    a, b = rendered(1, 1)[0], rendered(2, 1)[0]
+    change = SceneChange()
+    frames = frames_of([a, b, a, b])
+    for frame in frames[:2]:
+        change.cut(frame)
+    assert not change.outlook(has_seen=True).is_blind(frames[2])
+    before = SceneChange()
+    before.cut(frames[0])
+    assert before.outlook(has_seen=True).is_blind(frames[1])
+    assert before.cut(frames[1]) == "the picture jumped"
+
+
+def test_a_frame_looked_at_ahead_is_made_small_once_and_no_picture_is_held():
+    made: list[int] = []
+
+    def counted(image: Image) -> NDArray[np.float32]:
+        made.append(id(image))
+        return thumbnail(image)
+
+    change = SceneChange(small=Small(counted))
+    frames = frames_of(rendered(1, 3))
+    for frame in frames:
+        change.outlook(has_seen=True).is_blind(frame)
+        change.cut(frame)
+    assert made == [id(frame.image) for frame in frames]
+    seen_ahead = weakref.ref(ahead := rendered(2, 1)[0])
+    change.outlook(has_seen=True).is_blind(Frame(3, 3 * PERIOD_NS, "front", ahead))
+    del ahead
+    assert seen_ahead() is None
 
 
 def test_another_size_and_jumps_in_time_are_said_with_their_numbers():

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import time
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,8 @@ import pytest
 import zmq
 
 from perception.client import Subscription, subscribe
+from perception.client.connection import open_link
+from perception.client.reader import Reader
 from perception.errors import EndpointError
 from perception.keys import Curve, make_keys, read_keys
 from tests.published import eventually, publishing
@@ -106,6 +110,23 @@ def test_a_node_is_met_again_after_a_message_that_is_too_large(endpoint: str) ->
                 assert next(road).topic == "front/road"
     finally:
         context.destroy(0)
+
+
+def test_where_connecting_anew_fails_it_is_tried_again(endpoint: str) -> None:
+    link = open_link(zmq.SUB, endpoint, None, None, lambda socket: None)
+    try:
+        assert link.connect_again()
+        reader = Reader(replace(link, endpoint="tcp://nowhere"), (), 0)  # which libzmq refuses at once
+        for least_s in (1.0, 2.0, 2.0):
+            reader._again_at_s = before = time.monotonic()
+            reader._watch_connection()
+            assert reader._again_at_s is not None
+            assert least_s <= reader._again_at_s - before < least_s + 1.0
+        reader._link, reader._again_at_s = link, before
+        reader._watch_connection()
+        assert reader._again_at_s is None
+    finally:
+        link.close()
 
 
 # -- a forked child ----------------------------------------------------------------------------------------------

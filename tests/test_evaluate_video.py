@@ -555,24 +555,3 @@ def test_clips_that_can_not_be_rendered_are_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="can't be written"):
         list(write_clips(tmp_path / "file", 0.2, 10.0, [3], 160, 90))
-
-
-def test_clips_are_known_one_by_one_and_others_come_beside_them(tmp_path):
-    def known():
-        return json.loads((tmp_path / "clips.json").read_text())
-
-    steps = write_clips(tmp_path, 0.2, 10.0, [3, 4], 160, 90)
-    assert [next(steps) for _ in range(3)] == [1, 2, 3]
-    assert list(known()["clips"]) == ["000003"]  # as if it had been killed in the second clip
-    del steps
-    list(write_clips(tmp_path, 0.2, 10.0, [5], 160, 90))
-    assert (known()["fps"], list(known()["clips"])) == (10.0, ["000003", "000005"])
-    with pytest.raises(ConfigError, match="have 10 fps, not 20"):
-        next(write_clips(tmp_path, 0.2, 20.0, [6], 160, 90))
-    for seed in (3, 4):
-        with pytest.raises(ConfigError, match=f"images/{seed:06d} has files already; remove that clip"):
-            next(write_clips(tmp_path, 0.2, 10.0, [7, seed], 160, 90))
-    (tmp_path / "clips.json").write_text("{")
-    with pytest.raises(ConfigError, match="render into another folder"):
-        next(write_clips(tmp_path, 0.2, 10.0, [6], 160, 90))
-    assert sorted(path.name for path in (tmp_path / "images").iterdir()) == ["000003", "000004", "000005"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -11,14 +12,17 @@ from numpy.typing import NDArray
 
 from perception.build import open_model
 from perception.engines import open_engine
+from perception.engines.child_build import Cancelled
 from perception.looks import Looks
 from perception.models.card import find
 from perception.models.panoptic import PanopticModel
+from perception.serving.comparison import Comparison
 from perception.serving.gate import Answers, answers_of, judge
 from perception.serving.golden import SIZE, golden_frames
-from perception.serving.report import Report
+from perception.serving.report import IN_FLIGHT, Report
 from perception.serving.rungs import FEW, Opened
-from perception.types import Features, Panoptic
+from perception.serving.samples import seeing
+from perception.types import Features, Panoptic, Segment
 
 FILES = find("road")
 CLASSES = FILES.card.class_table().names
@@ -171,3 +175,72 @@ def test_calls_of_every_kind_are_timed_often_enough_to_be_known(reference: Answe
         "encoder": True,
         "carry": True,
     }
+
+
+def test_the_golden_frames_end_early_where_the_node_does(reference: Answers) -> None:
+    model, asked = Told(reference.seen, untouched, reference.encoded), itertools.count()
+    with pytest.raises(Cancelled):
+        answers_of(Opened("candidate", model, Changed({})), SIZE, reference, lambda: next(asked) == 15)
+    assert next(asked) == 16  # among the propagator's calls
+
+
+# Things as thin as a pole
+
+
+def thin(columns: slice, features: Features) -> Panoptic:
+    """One thing of a few columns, as its engine looks at it, and one that is large."""
+    ids = np.zeros((64, 128), np.uint16)
+    ids[10:34, columns], ids[20:40, 40:50] = 1, 2
+    box = (columns.start, 10, columns.stop, 34)
+    segments = (Segment(1, 0.9, 24 * (columns.stop - columns.start), box), Segment(1, 0.9, 200, (40, 20, 50, 40)))
+    looks = Looks(features).of(ids[2::4, 2::4].astype(np.int64), 2)
+    return Panoptic((ids > 0).astype(np.uint8), ids, segments, features, None, looks)
+
+
+NARROW, WIDE = slice(11, 14), slice(10, 14)  # looks are taken at columns 10 and 14
+
+
+@pytest.mark.parametrize(("wanted", "got"), [(WIDE, NARROW), (NARROW, WIDE)])
+def test_a_thing_that_one_engine_has_no_cell_of_has_no_look_to_compare(wanted: slice, got: slice) -> None:
+    draw, shapes = np.random.default_rng(0), ((8, 4, 8), (8, 4, 8), (8, 8, 16), (8, 16, 32))
+    features = Features(*(draw.normal(size=shape).astype(np.float32) for shape in shapes))
+    comparison = Comparison(("road", "person"))
+    comparison.add(thin(wanted, features), thin(got, features))
+    assert comparison.found == 1
+    assert comparison.cosine()["looks"] == pytest.approx(1)
+
+
+# Frames in flight that show nothing
+
+NIGHT = np.full((*SIZE[::-1], 3), 2, np.uint8)
+
+
+def in_flight(reference: Answers, image: NDArray[np.uint8], change: Change) -> list[str]:
+    comparison = Comparison(CLASSES)
+    told = Shown(reference.seen[0])
+    seeing(image, change(reference.seen[0]))(Opened("reference", told), comparison)
+    return [*comparison.failures(IN_FLIGHT)]
+
+
+class Shown(Told):
+    def __init__(self, seen: Panoptic) -> None:
+        self._one = seen
+
+    def __call__(self, image: NDArray[np.uint8]) -> Panoptic:
+        return self._one
+
+
+def other_labels(seen: Panoptic) -> Panoptic:
+    return dataclasses.replace(seen, labels=np.full_like(seen.labels, 0))
+
+
+def other_features(seen: Panoptic) -> Panoptic:
+    assert seen.features
+    return dataclasses.replace(seen, features=dataclasses.replace(seen.features, keys=-seen.features.keys))
+
+
+def test_what_engines_make_of_a_picture_of_nothing_is_each_ones_own(reference: Answers) -> None:
+    assert "labels are equal" in in_flight(reference, golden_frames(SIZE)[0], other_labels)[0]
+    assert in_flight(reference, NIGHT, other_labels) == []
+    assert "cosine of keys" in in_flight(reference, NIGHT, other_features)[0]
+    assert "class 99" in in_flight(reference, NIGHT, with_segments(class_id=99))[0]

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from perception import geometry
 from perception.errors import ConfigError
 from perception.geometry import Camera, load_camera, mounted
 
@@ -98,6 +99,45 @@ def test_opencv_projects_and_undistorts_alike(name: str) -> None:
     inner = (np.linalg.norm(again - pixels, axis=1) < 1e-6) & (np.linalg.norm(flat, axis=1) < 0.7)
     assert inner.mean() > 0.2
     assert (rays @ turn)[inner, :2] == pytest.approx(flat[inner], abs=1e-6)
+
+
+@pytest.mark.parametrize("name", LENSES)
+def test_the_directions_are_those_of_all_steps_one_by_one(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    camera = _lens(name)
+    pixels = _pixels(camera)
+    rays = camera.rays(pixels)
+    assert camera.rays(pixels.reshape(33, 65, 2)).reshape(-1, 3) == pytest.approx(rays, abs=0, nan_ok=True)
+    monkeypatch.setattr(geometry, "_SETTLED", -1.0)
+    assert camera.rays(pixels) == pytest.approx(rays, abs=1e-9, nan_ok=True)
+
+
+def test_no_more_steps_are_taken_than_the_lens_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    moved: list[int] = []
+    step = geometry._newton_step
+
+    def counted(xy: NDArray[np.float64], *more: NDArray[np.float64]) -> NDArray[np.float64]:
+        moved.append(len(xy))
+        return step(xy, *more)
+
+    monkeypatch.setattr(geometry, "_newton_step", counted)
+    camera = _lens("pincushion")
+    pixels = _pixels(camera)
+    assert np.isfinite(camera.rays(pixels)).all()
+    assert len(moved) < 8
+    moved.clear()
+    camera.rays(np.r_[pixels, [[np.nan, 3.0]]])  # of no direction, at once
+    assert len(moved) < 8
+
+
+@pytest.mark.parametrize("wrong", [math.nan, math.inf, -math.inf, 1e308])
+@pytest.mark.parametrize("place", range(5))
+def test_a_distortion_that_is_no_number_gives_no_direction_and_no_pixel(place: int, wrong: float) -> None:
+    distortion = [0.1, 0.0, 0.0, 0.0, 0.0]
+    distortion[place] = wrong
+    camera = _camera(distortion=tuple(distortion))
+    assert np.isnan(camera.rays([100.0, 100.0])[:2]).any()
+    if not math.isfinite(wrong):
+        assert np.isnan(camera.project([8.0, 1.0, 0.5])[0]).any()
 
 
 radials = st.floats(-0.4, 0.4)

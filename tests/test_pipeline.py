@@ -88,11 +88,28 @@ def test_the_network_looks_at_once_after_a_jump_in_time(kind: str, jump_ns: int)
 
 
 @pytest.mark.parametrize("kind", ["iou", "fused"])
-@pytest.mark.parametrize("failed", [1, 2])
-def test_a_look_that_failed_is_made_up_for_at_the_next_frame(kind: str, failed: int):
-    looked, scenes = looked_at(pipeline(kind, Seeing({failed}), 5), cut_at(99, 12))
-    assert looked == ([0, 1, 6, 11] if failed == 1 else [0, 5, 6, 11])
+def test_a_look_that_failed_where_nothing_is_known_is_made_up_for_at_the_next_frame(kind: str):
+    looked, scenes = looked_at(pipeline(kind, Seeing({1, 2}), 5), cut_at(99, 12))
+    assert looked == [0, 1, 2, 7]
+    looked, _ = looked_at(pipeline(kind, Seeing({3}), 5), cut_at(7, 20))
+    assert looked == [0, 5, 7, 8, 13, 18]
     assert Validity.FAILED not in {s.validity for s in scenes}
+
+
+@pytest.mark.parametrize("kind", ["iou", "fused"])
+def test_while_looks_fail_masks_are_carried(kind: str):
+    looked, scenes = looked_at(pipeline(kind, Seeing({2, 3, 4}), 3), cut_at(99, 20))
+    assert looked == [0, 3, 6, 9, 12, 15, 18]
+    assert len(scenes) == 20 - 3
+    assert {s.validity for s in scenes} == {Validity.OBSERVED, Validity.PROPAGATED}
+
+
+@pytest.mark.parametrize("kind", ["iou", "fused"])
+def test_flicker_does_not_make_the_network_look_at_every_frame(kind: str):
+    frames = [replace(noise(i, 1 + i % 2), seq=i) for i in range(20)]
+    looked, scenes = looked_at(pipeline(kind, Seeing(), 5), frames)
+    assert looked == [0, 1, 6, 11, 16]
+    assert len({t.track_id for s in scenes for t in s.tracks}) == 2  # of the car, before the first jump and after
 
 
 def test_without_cuts_the_network_looks_at_every_nth_frame():

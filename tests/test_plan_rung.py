@@ -227,6 +227,7 @@ def test_a_refused_plan_is_neither_built_nor_loaded_until_other_terms_or_a_new_b
 
 def test_a_plan_in_a_folder_that_others_may_write_to_is_not_loaded(place: Place) -> None:
     rung = place.rung()
+    place.cache.root.chmod(0o755)
     place.cache.entry(place.key).parent.chmod(0o777)
     for asks in (lambda: rung.needs_build(SIZE), lambda: prepare(rung), rung.open):
         with pytest.raises(CacheError, match="can be changed by other users"):

@@ -101,6 +101,23 @@ def test_what_loses_too_much_is_refused_for_the_node_too(tmp_path: Path, faults:
         drive.step_until(drive.serves_plan)
 
 
+@pytest.mark.parametrize("more", [{"max_loss": -0.5}, {"again": True}])
+def test_what_was_refused_stays_so_where_another_build_is_broken_off(tmp_path: Path, faults: Path, more: dict) -> None:  # noqa: F811
+    launch = launch_of(tmp_path)
+    with pytest.raises(ModelError, match="at most -1"):
+        prepare(launch, dataclasses.replace(WISHES, max_loss=-1.0), quiet, WAYS)
+
+    def interrupted(what: str, done: int, of: int) -> None:
+        if what not in ("begins", "waiting") and (faults / "log").read_text().count("open") > 1:
+            raise KeyboardInterrupt  # while the loss is measured
+
+    with pytest.raises(KeyboardInterrupt):
+        prepare(launch, dataclasses.replace(WISHES, **more), interrupted, WAYS)
+    with closing(Drive(launch)) as drive:
+        drive.step_until(lambda: drive.row().state == "refused")
+        assert "loses 0.00 points" in drive.row().reason
+
+
 def test_a_precision_that_is_not_there_is_said_before_the_pictures_are_read(tmp_path: Path, faults: Path) -> None:  # noqa: F811
     (faults / "check").write_text("this GPU has no int8")
     launch = launch_of(tmp_path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from pathlib import Path
 
 import msgspec
@@ -15,7 +16,7 @@ from perception.drives.recording import open_recording
 from perception.errors import PerceptionError, RecordingError
 from perception.replay.drive import RecordedDrive, is_recording
 from perception.replay.result import digest_of
-from perception.replay.unit import Wishes, replay_drive
+from perception.replay.unit import Mode, Wishes, replay_drive
 from perception.replay.what_if import MachineSpeed, Policy
 from tests.recorded_run import record_live
 
@@ -34,6 +35,11 @@ def drive(tmp_path_factory) -> Path:
 
 def decisions_of(path: Path) -> list[layout.Decision]:
     return RecordedDrive(path).decisions_between(0, 1 << 62)
+
+
+def length_s(path: Path) -> float:
+    decided = decisions_of(path)
+    return (decided[-1].stamp_ns - decided[0].stamp_ns) / 1e9
 
 
 def messages_of(path: Path, name: str) -> list[wire.Message]:
@@ -67,11 +73,10 @@ def test_re_enacted_it_says_the_same_byte_for_byte(drive):
 
 def test_re_enacted_from_a_state_in_the_middle_it_says_the_same(drive):
     whole = replay_drive(str(drive), wishes=Wishes(mode="re-enacted"))
-    length_s = (decisions_of(drive)[-1].stamp_ns - decisions_of(drive)[0].stamp_ns) / 1e9
-    late = replay_drive(str(drive), wishes=Wishes(mode="re-enacted", begin_s=length_s - 0.05))
+    late = replay_drive(str(drive), wishes=Wishes(mode="re-enacted", begin_s=length_s(drive) - 0.05))
     assert late.sameness is not None
     assert late.sameness.is_same
-    assert late.begin_s > length_s / 3
+    assert late.begin_s > length_s(drive) / 3
     assert late.frames < whole.frames / 2
 
 
@@ -173,6 +178,42 @@ def test_re_enacted_before_the_first_kept_state_it_begins_at_the_beginning(drive
     assert done.begin_s == 0
     assert done.sameness is not None
     assert done.sameness.is_same
+
+
+@pytest.fixture
+def newer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a version of the program that can't read the states of the one that recorded."""
+    monkeypatch.setattr("perception.propagation.snapshot.FORMAT", b"PSNAP\xff")
+
+
+@pytest.mark.usefixtures("newer")
+def test_a_drive_of_another_version_is_re_enacted_from_its_start(drive):
+    done = replay_drive(str(drive), wishes=Wishes("re-enacted"))
+    assert done.sameness is not None
+    assert done.sameness.is_same
+    with pytest.raises(
+        RecordingError, match=r"another version of this program: .*; or replay it from its start, or exactly"
+    ):
+        replay_drive(str(drive), wishes=Wishes("re-enacted", begin_s=length_s(drive) - 0.05))
+
+
+@pytest.mark.usefixtures("newer")
+@pytest.mark.parametrize("mode", ["exact", "what-if"])
+def test_where_a_state_can_not_be_taken_up_the_way_from_the_start_is_gone(drive, mode: Mode, caplog):
+    late = replay_drive(str(drive), wishes=Wishes(mode, begin_s=length_s(drive) - 0.05))
+    assert late.begin_s == 0
+    assert mode == "what-if" or late.frames == len(decisions_of(drive))
+    (warning,) = [record.getMessage() for record in caplog.records if record.name == "perception.replay.unit"]
+    assert re.search(
+        r"begins at the drive's start, \d\.\d s before the kept state: .*another version of this program", warning
+    )
+
+
+def test_a_state_of_other_settings_is_not_passed_over(drive, tmp_path):
+    launch = RecordedDrive(drive).launch(tmp_path)
+    other = msgspec.structs.replace(launch, tracking=msgspec.structs.replace(launch.tracking, lost_for_s=9.0))
+    with pytest.raises(RecordingError, match=r"lost_for_ns.*use the model and the settings of the drive"):
+        replay_drive(str(drive), other, wishes=Wishes("re-enacted"))
 
 
 def test_a_mode_that_is_none_is_no_what_if(drive):

@@ -377,6 +377,28 @@ def test_nor_are_they_where_a_check_of_the_frame_has_hung(end: threading.Event, 
     assert there.fetches == 1  # the check's
 
 
+class HangingStateSum(KeepingSum):
+    """Its state can't be fetched."""
+
+    hang: threading.Event | None = None
+
+    def read_state(self) -> dict[str, NDArray]:
+        if self.hang:
+            self.hang.wait(HANG_S)
+        return super().read_state()
+
+
+def test_nor_are_they_for_a_check_whose_state_does_not_come(end: threading.Event, worker: Worker) -> None:
+    there, engine = DeviceArray(), HangingStateSum()
+    ladder, model, served = on_device(Seeing(there), engine, worker)
+    model(IMAGE)
+    served(ONE)
+    ladder.watcher, engine.hang, there.hang = Watching(), end, end
+    assert float(served({"keys": there})["y"][0]) == 2  # type: ignore[dict-item]  # the bottom's own
+    assert "no answer within" in ladder.fallen
+    assert there.fetches == 0
+
+
 @pytest.mark.parametrize("kind", [HangingSum, HangingKeepingSum])
 def test_a_call_that_returns_late_changes_no_state(kind: type, end: threading.Event, worker: Worker) -> None:
     engine = kind()

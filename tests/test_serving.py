@@ -24,6 +24,7 @@ from perception.client import subscribe
 from perception.config import Launch, ModelConfig, PublishConfig, RecordConfig, SourceConfig, TrackingConfig
 from perception.engines.building import build, key_of
 from perception.engines.cache import PlanCache
+from perception.engines.child_build import Cancelled
 from perception.errors import DeviceError, ModelError
 from perception.pipeline import Pipeline
 from perception.replay.stage import Stage
@@ -324,14 +325,42 @@ def test_an_error_of_any_kind_is_told_and_the_engine_tried_again(tmp_path: Path,
         drive.step_until(drive.serves_plan)
 
 
+def patient(build_s: float) -> Ways:
+    return dataclasses.replace(WAYS, patience=dataclasses.replace(WAYS.patience or Patience(), build_s=build_s))
+
+
 def test_a_build_that_says_nothing_for_too_long_is_ended_and_tried_again(tmp_path: Path, faults: Path) -> None:
     (faults / "compile").write_text("slow")
-    patience = dataclasses.replace(WAYS.patience or Patience(), build_s=3.0)
-    with closing(Drive(launch_of(tmp_path), dataclasses.replace(WAYS, patience=patience))) as drive:
+    with closing(Drive(launch_of(tmp_path), patient(3.0))) as drive:
         drive.step_until(lambda: drive.row().state == "failed")
         assert "its build was ended, for it said nothing for 3 s" in drive.row().reason
         (faults / "compile").write_text("")
         drive.step_until(drive.serves_plan)
+
+
+def test_but_not_for_ever(tmp_path: Path, faults: Path) -> None:
+    (faults / "compile").write_text("slow")
+    with closing(Drive(launch_of(tmp_path), patient(1.0))) as drive:
+        drive.step_until(lambda: drive.row().state == "refused")
+        assert "it said nothing for 1 s; tried 3 times" in drive.row().reason
+
+
+def test_a_build_that_cant_say_how_far_it_is_may_take_its_time(tmp_path: Path, faults: Path) -> None:
+    (faults / "compile").write_text("silent")
+    with closing(Drive(launch_of(tmp_path))) as drive:
+        drive.step_until(lambda: drive.row().what == "network: compiling")
+        asked: list[float] = []  # whether its time is over, ten times a second
+
+        def weeks_later() -> float:
+            asked.append(time.monotonic() + 1e6)
+            return asked[-1]
+
+        drive.serving.promoter.clock = weeks_later
+        drive.step_until(lambda: len(asked) > 10)
+        assert drive.row().state == "building"
+        (faults / "compile").write_text("")
+        drive.step_until(drive.serves_plan)
+    assert compiles(faults) == 1
 
 
 def test_an_engine_asked_for_by_name_that_does_not_come_is_missed(tmp_path: Path, faults: Path) -> None:
@@ -457,6 +486,18 @@ def test_closing_in_the_middle_of_a_build_ends_it(tmp_path: Path, faults: Path) 
     pid = (faults / "log").read_text().split()[1]
     assert not Path(f"/proc/{pid}").exists()
     assert entries(tmp_path) == []
+
+
+def test_an_engine_that_is_just_being_opened_is_not_blamed_for_the_end(
+    tmp_path: Path, faults: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("perception.serving.promoter._CLOSE_S", 0.1)
+    prebuilt(tmp_path)
+    (faults / "open").write_text("hang")
+    drive = Drive(launch_of(tmp_path))
+    drive.step_until(lambda: bool([*(tmp_path / "plans" / "plans").glob("*.trial-*")]))
+    drive.close()
+    assert not [*(tmp_path / "plans" / "plans").glob("*.trial-*")]
 
 
 # In a node
@@ -621,7 +662,13 @@ def test_a_call_that_hangs_is_left_behind_and_ends_later() -> None:
     assert worker(lambda: 7) == 7
     with pytest.raises(ModelError, match="as it is"):
         worker(_raising)
+    with pytest.raises(Cancelled):
+        worker(_ending)
     assert worker.close()
+
+
+def _ending() -> None:
+    raise Cancelled
 
 
 def _raising() -> None:

@@ -31,6 +31,7 @@ from perception.sources.rendered import RenderedReader
 from perception.types import Frame, Prompt, TrackState, Validity
 from tests.fakes import FakeCarrier
 from tests.snapshot_drive import CROWD, CUT, FROZEN, HIDDEN, JUMP, SHAPES, SLOTS, Follower, built, driven, plain
+from tests.walk import noise
 
 # after a prompt, with a hidden thing, in the crowd, after a relabelling, with few left, before, at and after the cut,
 # with a frozen camera, before a jump in time
@@ -233,6 +234,16 @@ def test_every_field_that_has_a_role_is_there():
 
 def _parts(part: Any) -> list[Any]:
     return [part, *(p for inner in vars(part).values() if type(inner) in PARTS for p in _parts(inner))]
+
+
+def test_flicker_is_flicker_also_after_a_snapshot():
+    old, again = built("iou"), built("iou")
+    flickering = [noise(i, 1 + i % 2) for i in range(3)]
+    for frame in flickering[:2]:
+        old.step(frame, None)
+    put(again, take(old))
+    for propagator in (old, again):
+        assert propagator.change.cut(flickering[2]) == ""
 
 
 # Refusals

@@ -4,6 +4,7 @@ import csv
 import importlib
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -246,11 +247,49 @@ def test_the_check_refuses_sizes_that_the_network_does_not_take(tmp_path):
     assert checked(tmp_path, VALID.replace("take_every = 2", "take_every = 2\nsize = [112, 128]"))["validation"] == 3
 
 
+def test_the_check_tries_each_size_of_the_validation_pictures(tmp_path):
+    write_config(tmp_path)
+    for kind in ("images", "labels"):
+        path = str(tmp_path / "a" / kind / "2.png")
+        cv2.imwrite(path, np.full((128, 112, 3)[: 3 if kind == "images" else 2], 3, np.uint8))
+        for other in (0, 1, 3, 4):
+            path = str(tmp_path / "a" / kind / f"{other}.png")
+            cv2.imwrite(path, np.full((112, 128, 3)[: 3 if kind == "images" else 2], 3, np.uint8))
+    assert checked(tmp_path, VALID)["validation"] == 3
+    for kind in ("images", "labels"):
+        path = str(tmp_path / "a" / kind / "2.png")
+        cv2.imwrite(path, np.full((96, 112, 3)[: 3 if kind == "images" else 2], 3, np.uint8))
+    with pytest.raises(ConfigError, match=r"a/images/2\.png: .* give 108 px a side; or set validation.size"):
+        checked(tmp_path, VALID)
+
+
+def test_the_check_refuses_a_batch_without_a_variance(tmp_path):
+    """A batch norm can't train on one cell of one sample."""
+    text = REALTIME.replace("crop = [32, 48]", "crop = [32, 32]").replace("samples = 2", "samples = 1")
+    text = text.replace('kind = "realtime"\nwidth = 16', 'kind = "panoptic-deeplab"\noutput_stride = 32')
+    with pytest.raises(ConfigError, match=r"crop: \[32, 32\]: too small for batches of one sample"):
+        checked(tmp_path, text)
+    assert checked(tmp_path, text.replace("samples = 1", "samples = 2"))["validation"] == 3
+
+
+def test_the_check_tries_the_teacher(tmp_path):
+    trained(tmp_path, "valid", VALID, steps=1)
+    shutil.copy(tmp_path / "valid" / "last.safetensors", tmp_path / "t.safetensors")
+    text = CONFIG + '[teacher]\ncheckpoint = ["road", "t.safetensors"]\n'
+    with pytest.raises(ConfigError, match=r"crop: \[32, 48\]: the teacher t.safetensors: .* give 108 px a side"):
+        checked(tmp_path, text)
+    with pytest.raises(ConfigError, match=r"the teacher t\.safetensors"):
+        trained(tmp_path, text=text)
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_size_is_tried_without_a_trace(tmp_path):
     config, base = configured(Request(write_config(tmp_path, REALTIME), device="cpu"))
     torch.manual_seed(config.seed)
     fresh = build_network(config.network, len(config.classes)).state_dict()
-    network = Trainer(config, base, tmp_path, torch.device("cpu")).network
+    trainer = Trainer(config, base, tmp_path, torch.device("cpu"))
+    trainer.try_sizes()
+    network = trainer.learner.network
     assert network.training
     assert all(torch.equal(tensor, fresh[name]) for name, tensor in network.state_dict().items())
 
@@ -375,12 +414,12 @@ def test_a_run_can_start_from_the_shipped_weights_by_name(tmp_path):
 def test_a_step_on_garbage_changes_neither_weights_nor_statistics(tmp_path):
     config, base = configured(Request(write_config(tmp_path, REALTIME), without=["validation"], device="cpu"))
     trainer = Trainer(config, base, tmp_path, torch.device("cpu"))
-    before = [tensor.clone() for tensor in trainer.network.state_dict().values()]
+    before = [tensor.clone() for tensor in trainer.learner.network.state_dict().values()]
     batch = trainer.mixture.batch(0)
     batch.images[0, 0, 0, 0] = math.nan
     trainer._train_step(batch)
-    assert trainer.guard.refused == 1
-    assert all(torch.equal(a, b) for a, b in zip(before, trainer.network.state_dict().values(), strict=True))
+    assert trainer.learner.guard.refused == 1
+    assert all(torch.equal(a, b) for a, b in zip(before, trainer.learner.network.state_dict().values(), strict=True))
 
 
 def test_frozen_stages_keep_their_weights():
@@ -400,11 +439,11 @@ def test_only_some_parts_learn(tmp_path):
     config, base = configured(request)
     trainer = Trainer(config, base, tmp_path, torch.device("cpu"))
     trainer.start()
-    before = {name: tensor.clone() for name, tensor in trainer.network.state_dict().items()}
+    before = {name: tensor.clone() for name, tensor in trainer.learner.network.state_dict().items()}
     values = trainer._train_step(trainer.mixture.batch(0))
     assert {"centre", "offset"} <= {*values}
     assert "auxiliary" not in values
-    changed = {n for n, tensor in trainer.network.state_dict().items() if not torch.equal(tensor, before[n])}
+    changed = {n for n, tensor in trainer.learner.network.state_dict().items() if not torch.equal(tensor, before[n])}
     assert changed == {"centre.weight", "centre.bias", "offset.weight", "offset.bias"}
 
 
@@ -533,8 +572,11 @@ def test_any_error_out_of_a_validation_takes_nothing_with_it(tmp_path):
     with pytest.raises(RuntimeError, match="no such luck"):
         validated(tmp_path, progress=fail, steps=4)
     assert load_checkpoint(tmp_path / "run" / "last.safetensors")[1].step == 4
+    losses = [row["loss"] for row in rows_of(tmp_path / "run")]
+    assert len(losses) == 2
     assert validated(tmp_path, resume=True, steps=4).best is not None  # it is made good
     assert [(row["step"], bool(row["miou"])) for row in rows_of(tmp_path / "run")] == [("2", False), ("4", True)]
+    assert [row["loss"] for row in rows_of(tmp_path / "run")] == losses
     assert validated(tmp_path, resume=True, steps=4).is_complete
     assert len(rows_of(tmp_path / "run")) == 2
 
@@ -608,13 +650,26 @@ def test_a_run_does_not_go_on_with_another_order_or_another_label_set(tmp_path):
     assert trained(tmp_path, text=text, steps=1, without=(), resume=True).is_complete
 
 
-def test_a_checkpoint_that_does_not_say_its_label_sets_goes_on(straight, tmp_path):
+def test_a_checkpoint_that_does_not_say_its_label_sets_goes_on(straight, tmp_path, caplog):
     write_pictures(tmp_path / "a")
     tensors, about = load_checkpoint(straight / "run" / "last.safetensors")
     state = {key: value for key, value in about.state.items() if key != "meanings"}
     (tmp_path / "run").mkdir()
     save_checkpoint(tmp_path / "run" / "last.safetensors", tensors, msgspec.structs.replace(about, state=state))
     assert validated(tmp_path, resume=True).is_complete
+    assert "ignored pixels" not in caplog.text  # it has no instances
+
+
+def test_a_panoptic_run_of_an_earlier_version_is_told_what_it_learns_otherwise(tmp_path, caplog):
+    trained(tmp_path, text=REALTIME, steps=1)
+    path = tmp_path / "run" / "last.safetensors"
+    trained(tmp_path, text=REALTIME, steps=1, resume=True)
+    assert "ignored pixels" not in caplog.text
+    tensors, about = load_checkpoint(path)
+    state = {key: value for key, value in about.state.items() if key != "meanings"}
+    save_checkpoint(path, tensors, msgspec.structs.replace(about, state=state))
+    trained(tmp_path, text=REALTIME, steps=1, resume=True)
+    assert "from step 1 on ignored pixels and those beyond the pictures teach no centres" in caplog.text
 
 
 def test_a_run_does_not_go_on_with_other_pictures(straight, tmp_path):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -38,10 +38,10 @@ def render(
         total = frames
         chosen = range(first_seed, first_seed + min(seeds, frames))
         steps = write_training_frames(out, frames, chosen, width, height)
-    with progress_bar() as bar:
+    with progress_bar() as bar, _log_above_the_bar(), closing(steps):  # closed, a clip that Ctrl-C cut short goes
         task = bar.add_task("rendering", total=total)
-        for _ in steps:
-            bar.advance(task)
+        for done in steps:
+            bar.update(task, completed=done)
 
 
 @app.command()

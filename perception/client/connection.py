@@ -38,11 +38,18 @@ class Link:
     monitor: zmq.Socket[bytes]
     endpoint: str
 
-    def connect_again(self) -> None:
-        """Connect anew: libzmq itself gives a peer up for good when that refuses us or breaks the protocol."""
-        for do in (self.socket.disconnect, self.socket.connect):
-            with contextlib.suppress(zmq.ZMQError):  # nothing to leave; out of files: the next time, perhaps
-                do(self.endpoint)
+    def connect_again(self) -> bool:
+        """Connect anew: libzmq itself gives a peer up for good when that refuses us or breaks the protocol.
+
+        False where that can't be now, as when files run out: nothing connects then until this is called again.
+        """
+        with contextlib.suppress(zmq.ZMQError):  # nothing to leave
+            self.socket.disconnect(self.endpoint)
+        try:
+            self.socket.connect(self.endpoint)
+        except zmq.ZMQError:
+            return False
+        return True
 
     def close(self) -> None:
         """One socket left open would make term() wait for ever: this closes them all. Twice is fine."""

@@ -130,9 +130,9 @@ class Reader:
                 self.connection = "connecting"
             if self._again_at_s is None:
                 self._again_at_s = time.monotonic() + self._again_s
-        if self._again_at_s is not None and time.monotonic() >= self._again_at_s:
-            self._again_at_s, self._again_s = None, min(2 * self._again_s, _AGAIN_S[1])
-            self._link.connect_again()
+        if self._again_at_s is not None and (now := time.monotonic()) >= self._again_at_s:
+            self._again_s = min(2 * self._again_s, _AGAIN_S[1])
+            self._again_at_s = None if self._link.connect_again() else now + self._again_s  # no event would come
 
     def _note(self, data: bytes) -> None:
         try:

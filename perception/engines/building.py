@@ -89,6 +89,7 @@ def build(
     with cache.building(key) as partial:
         with contextlib.suppress(Refusal):
             return cache.find(key)
+        progress("begins", 0, 1)
         timing, plan, began = partial / "timing", partial / PLAN, time.monotonic()
         cache.take_timing(key.target, timing)
         compiler.compile(graph, plan, key.precision, timing, progress)

@@ -24,6 +24,7 @@ from perception.folders import check_private
 
 MANIFEST = "manifest.json"
 PARTIAL = ".partial-"
+WRITABLE = 0o022  # by others
 _LONGEST = 1 << 20  # bytes of a manifest
 
 
@@ -67,7 +68,9 @@ class Entries:
             self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
             check_private(self.root)
             self.folder.mkdir(mode=0o700, exist_ok=True)
-            _check_own(self.folder)
+            if self.folder.stat().st_uid == os.geteuid():
+                self.folder.chmod(0o700)  # the version before made it by the umask; nobody else gets past the root
+            check_private(self.folder)
         except OSError as error:
             raise self.unusable(error) from None
 
@@ -102,14 +105,19 @@ class Entries:
         return path
 
     def _check_owner(self, name: str, file: str) -> None:
-        """Whoever can write a plan can run code in the node. Raises CacheError."""
+        """Whoever can write a plan can run code in the node. Raises CacheError.
+
+        Others may read them: a cache that was prepared for all of a machine's users is root's.
+        """
         folder = self.path(name)
         try:
             if not folder.exists():  # whoever makes it finds what is wrong with the folders around it
                 return
-            check_private(self.root)
-            for place in (self.folder, folder, folder / MANIFEST, folder / file):
-                _check_own(place)
+            _check_safe(self.root)
+            is_private = not self.root.stat().st_mode & 0o077  # then nobody reaches what `prepare` has yet to repair
+            _check_safe(self.folder, 0 if is_private else WRITABLE)
+            for place in (folder, folder / MANIFEST, folder / file):
+                _check_safe(place)
         except FileNotFoundError:  # removed meanwhile, or not whole: that is said by who looks for it
             pass
         except OSError as error:
@@ -202,10 +210,10 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _check_own(path: Path) -> None:
-    """Raises OSError for what is not there, or may be changed by others."""
+def _check_safe(path: Path, forbidden: int = WRITABLE) -> None:
+    """Raises OSError for what is not there, or may be changed by others than this user and root."""
     found = path.stat()
-    if found.st_uid != os.geteuid() or found.st_mode & 0o022:
+    if found.st_uid not in (0, os.geteuid()) or found.st_mode & forbidden:
         raise PermissionError(f"{path} can be changed by other users: remove it, or chmod go-w and chown it")
 
 

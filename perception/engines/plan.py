@@ -11,7 +11,7 @@ from typing import Literal, Protocol
 from perception.protocols import Engine
 
 Precision = Literal["fp32", "fp16", "bf16", "int8", "fp8"]
-Progress = Callable[[str, int, int], None]  # what, done, of how many
+Progress = Callable[[str, int, int], None]  # what, done, of how many; 0: nobody can say
 
 
 @dataclass(frozen=True, slots=True)

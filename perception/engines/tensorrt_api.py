@@ -119,7 +119,7 @@ def set_tactics(trt: Any, config: Any) -> None:
 def watch(trt: Any, config: Any, progress: Progress) -> Any:
     """Report a build's phases where TensorRT tells them (since 10); the monitor must live as long as the build."""
     if not hasattr(trt, "IProgressMonitor"):
-        progress(COMPILING, 0, 1)
+        progress(COMPILING, 0, 0)
         return None
 
     class Monitor(trt.IProgressMonitor):

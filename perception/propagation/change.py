@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import weakref
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +24,9 @@ Consecutive frames of DAVIS (24 fps, fast pans) reach 0.23, rendered drives 0.21
 drives never get beyond UNLIKE; of pairs from different sequences 97 % are above. A cut that is missed costs little, as
 the network denies what it does not see; a cut that is none costs every id.
 """
+FLICKER_NS = 1_000_000_000
+"""Pictures that jump again and again within it are one that flickers (lamps behind a rolling shutter, row noise in the
+dark): of what follows a real cut at once a little is seen as the old scene, but every id in each frame is not lost."""
 FROZEN_NS = 300_000_000
 _BLOCK = (8, 9)  # width, height of a block of the thumbnail
 _SEARCH = (8, 4)  # how far from its place a block is looked for, x and y: a pan of an eighth of the picture
@@ -51,18 +56,21 @@ class SceneChange:
 
     Args:
         longest_step_ns: a longer gap between two frames ends all that was known [ns].
+        small: makes the thumbnails.
     """
 
-    def __init__(self, longest_step_ns: int = 2_000_000_000) -> None:
+    def __init__(self, longest_step_ns: int = 2_000_000_000, small: Small | None = None) -> None:
         self.longest_step_ns = longest_step_ns
+        self._small = small or Small()  # an outlook's copy shares it
         self.stamp_ns: int | None = None
         self._image: NDArray[np.uint8] | Fingerprint | None = None
         self._thumbnail: NDArray[np.float32] | None = None
         self._same_since_ns: int | None = None
+        self._jumped_ns: int | None = None  # of the last frame that differed as after a cut, were it one or flicker
 
     def cut(self, frame: Frame) -> str:
         """Why this frame has nothing to do with the one before; empty where it has."""
-        small = thumbnail(frame.image)
+        small = self._small.of(frame.image)
         reason = self._reason(frame, small)
         if self._image is None or not _is_same(frame.image, self._image):
             self._same_since_ns = frame.stamp_ns
@@ -78,7 +86,12 @@ class SceneChange:
         if frame.image.shape != self._image.shape:
             (h, w), (h0, w0) = frame.image.shape[:2], self._image.shape[:2]
             return f"frames of {w}x{h} after {w0}x{h0}"
-        return "the picture jumped" if is_cut(self._thumbnail, small) else ""
+        return "the picture jumped" if is_cut(self._thumbnail, small) and not self._flickers(frame.stamp_ns) else ""
+
+    def _flickers(self, stamp_ns: int) -> bool:
+        """Whether the picture, which has jumped at this stamp, had jumped shortly before."""
+        before, self._jumped_ns = self._jumped_ns, stamp_ns
+        return before is not None and 0 <= stamp_ns - before < FLICKER_NS
 
     def outlook(self, has_seen: bool) -> Outlook:
         """What is to come after the frame looked at last."""
@@ -115,6 +128,23 @@ def thumbnail(image: NDArray[np.uint8]) -> NDArray[np.float32]:
     small = cv2.resize(rows, THUMBNAIL, interpolation=cv2.INTER_AREA)
     red, green, blue = np.asarray(small, np.float32).transpose(2, 0, 1)
     return (red + green + blue) / 3  # four times as fast as a mean over so short an axis
+
+
+class Small:
+    """The thumbnail of the picture that was asked for last: an outlook and the step after it need the same one.
+
+    The picture itself is not kept alive. Threads that ask for different ones make them more than once, no worse.
+    """
+
+    def __init__(self, make: Callable[[NDArray[np.uint8]], NDArray[np.float32]] = thumbnail) -> None:
+        self._make = make
+        self._last: tuple[weakref.ref[NDArray[np.uint8]], NDArray[np.float32]] | None = None
+
+    def of(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
+        last = self._last  # read and replaced as a whole, so that no thread meets another one's picture
+        if last is None or last[0]() is not image:
+            self._last = last = weakref.ref(image), self._make(image)
+        return last[1]
 
 
 def is_cut(before: NDArray[np.float32], now: NDArray[np.float32]) -> bool:

@@ -28,7 +28,6 @@ from perception.propagation.publishing import ClassMap
 from perception.propagation.roster import Roster
 from perception.propagation.slots import SlotTable
 from perception.propagation.state_graph import (
-    NEWER,
     REF,
     Flattening,
     Kinds,
@@ -40,6 +39,7 @@ from perception.propagation.state_graph import (
     Value,
     damaged,
     encoded,
+    of_another_version,
 )
 from perception.propagation.stuff import StuffSmoother
 from perception.propagation.tracks import LifeCycle
@@ -61,7 +61,7 @@ PARTS: dict[type, Role] = {
     Meeting: Role(),
     Prompting: Role(),
     SlotTable: Role(),
-    SceneChange: Role(settings=("longest_step_ns",), pictures=("_image",)),
+    SceneChange: Role(settings=("longest_step_ns",), own=("_small",), pictures=("_image",)),
     ClassMap: Role(settings=("_size", "_is_stuff")),
     StuffSmoother: Role(
         settings=("_classes", "_untouched", "_shape", "_step", "_cells"),
@@ -136,7 +136,7 @@ def put(propagator: Propagator, data: bytes) -> None:
     for kind, names in payload.schema.items():
         known = OBJECTS.get(kind)
         if known is None or [*hints_of(known)] != names:
-            raise SnapshotError(f"{NEWER} (its {kind} has {', '.join(names)})")
+            raise of_another_version(f"its {kind} has {', '.join(names)}")
     try:
         rebuilding = Rebuilding(KINDS, payload.nodes)
         taking_up = _TakingUp(rebuilding)
@@ -165,7 +165,7 @@ class _TakingUp:
         self._met[id(node)] = part
         role = PARTS[type(part)]
         if set(vars(part)) - role.unstored != set(node.fields):
-            raise SnapshotError(f"{NEWER} (its {node.kind} has {', '.join(node.fields)})")
+            raise of_another_version(f"its {node.kind} has {', '.join(node.fields)}")
         for name in role.settings:
             self._setting(part, name, node.fields[name])
         self.assignments += [(part, name, None) for name in role.momentary]
@@ -227,7 +227,7 @@ def _opened(data: bytes) -> _Payload:
     if data[: start - 1] != FORMAT[:-1]:
         raise damaged(f"it does not begin with {FORMAT[:-1].decode()}")
     if data[:start] != FORMAT:
-        raise SnapshotError(f"{NEWER} (format {data[start - 1 : start].hex() or 'none'}, here {FORMAT[-1:].hex()})")
+        raise of_another_version(f"format {data[start - 1 : start].hex() or 'none'}, here {FORMAT[-1:].hex()}")
     told, body = data[start : start + _HASH], data[start + _HASH :]
     if hashlib.blake2b(body, digest_size=_HASH).digest() != told:
         raise damaged("its checksum is another")

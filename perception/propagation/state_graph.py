@@ -17,7 +17,7 @@ import numpy as np
 import zstandard
 from numpy.typing import NDArray
 
-from perception.errors import SnapshotError
+from perception.errors import SnapshotError, SnapshotVersionError
 from perception.propagation.change import Fingerprint, fingerprint
 from perception.propagation.field_types import fits, hints_of
 
@@ -25,7 +25,6 @@ DTYPES = {np.dtype(name).str: np.dtype(name) for name in ("?", "u1", "i1", "u2",
 LARGEST = 1 << 29  # [bytes] of all arrays; the training-free carrier with 32 things at 1280x704 has 100 MB
 PLAIN = (type(None), bool, int, float, str)
 REF, TUPLE, ENUM = "ref", "tuple", "enum"
-NEWER = "the snapshot is of another version of this program: replay with the version that made it, or from the start"
 
 Value = Any  # of PLAIN, or (REF, node), (TUPLE, value, ...), (ENUM, class, value)
 
@@ -271,13 +270,18 @@ class Rebuilding:
     def _object(self, node: ObjectNode) -> Any:
         kind = self._kinds.objects.get(node.kind)
         if kind is None:
-            raise SnapshotError(f"{NEWER} (it knows {node.kind})")
+            raise of_another_version(f"it knows {node.kind}")
         made = object.__new__(kind)
         for (name, hint), value in zip(hints_of(kind).items(), map(self.value, node.values), strict=True):
             if not fits(value, hint):
                 raise damaged(f"{node.kind}.{name} is a {type(value).__name__}")
             object.__setattr__(made, name, value)
         return made
+
+
+def of_another_version(what: str) -> SnapshotVersionError:
+    told = "the snapshot is of another version of this program: replay with the version that made it"
+    return SnapshotVersionError(f"{told} ({what})")
 
 
 def damaged(what: str) -> SnapshotError:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import uuid
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import msgspec
@@ -62,15 +63,29 @@ class Performance:
     walk: Walk | None = None  # the plan, where it is of a recording
     begin_s: float = 0.0  # in the drive
     turns: Turns | None = None  # when the network looks; None: as the plan says
+    from_start: Callable[[], Performance] | None = None  # the same, with the way there
+
+    @property
+    def is_first_state(self) -> bool:
+        """Whether the state is of a node that had not done anything yet: there is nothing to take up from it."""
+        state = self.state
+        return state is not None and state.frame_seq < 0 and not any(state.seqs.values()) and not state.event_count
 
 
-def of_recording(drive: RecordedDrive, stage: Stage, wishes: Wishes) -> Performance:
-    """A recording of ours. Raises PerceptionError where it can't be replayed as it is wished."""
+def of_recording(drive: RecordedDrive, stage: Stage, wishes: Wishes, takes_up: bool = True) -> Performance:
+    """A recording of ours.
+
+    Args:
+        takes_up: begins at a kept state where that saves the way from the start.
+
+    Raises:
+        PerceptionError: it can't be replayed as it is wished.
+    """
     about = drive.about
     _check_same(drive, stage, wishes.mode)
     first = drive.first_from(wishes.begin_s)
-    state = _state_for(drive, stage, first, wishes)
-    is_whole = wishes.mode == "re-enacted" and (state is None or state.frame_seq < 0)
+    state = _state_for(drive, stage, first, wishes) if takes_up else None
+    is_whole = not takes_up or (wishes.mode == "re-enacted" and (state is None or state.frame_seq < 0))
     begin_ns = drive.first_ns if is_whole else state.stamp_ns + 1 if state else first.stamp_ns
     part = begin_ns, drive.first_ns + round((wishes.end_s or LONGEST_S) * 1e9)
     sameness = Sameness() if wishes.mode == "re-enacted" else None
@@ -79,7 +94,10 @@ def of_recording(drive: RecordedDrive, stage: Stage, wishes: Wishes) -> Performa
     identity = _identity(drive, stage, wishes)
     result = about_of(stage.checked, identity, stage.engine, about.recording, wishes.mode, about.is_exact)
     since_s, turns = (begin_ns - drive.first_ns) / 1e9, _turns(stage, wishes, state)
-    return Performance(walk, identity, result, _count(drive, part), state, sameness, walk, since_s, turns)
+    is_then = wishes.mode == "re-enacted"
+    asked = replace(wishes, begin_s=0.0) if is_then else wishes  # which name the run
+    whole = functools.partial(of_recording, drive, stage, asked, is_then)
+    return Performance(walk, identity, result, _count(drive, part), state, sameness, walk, since_s, turns, whole)
 
 
 def _turns(stage: Stage, wishes: Wishes, state: StateRow | None) -> Turns | None:

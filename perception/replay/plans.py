@@ -34,6 +34,8 @@ def of_source(frames: Iterable[Frame], engine: str) -> Iterator[Planned]:
 class Turns:
     """When the network looks: as a pipeline decides it, but told some frames before the propagator gets there.
 
+    It knows of cuts, which `what_if.Simulation` does not: of what-if, a decision's times may be those of another turn.
+
     Args:
         every: n of `Pipeline.network_every`.
         steps: those of the pipeline before the first frame.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import tempfile
 import time
 from collections.abc import Callable
@@ -11,8 +12,7 @@ from pathlib import Path
 
 from perception.config import Launch
 from perception.drives.ending import warn_unclosed
-from perception.drives.layout import StateRow
-from perception.errors import RecordingError, SnapshotError
+from perception.errors import RecordingError, SnapshotError, SnapshotVersionError
 from perception.health import stage_rows
 from perception.replay import what_if
 from perception.replay.drive import RecordedDrive, is_recording
@@ -23,6 +23,8 @@ from perception.replay.result import Digest, Sameness
 from perception.replay.stage import Stage
 
 __all__ = ["Mode", "Progress", "Replayed", "Wishes", "replay_drive"]
+
+log = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None]
 """Told the frames done, and of how many; 0 where nobody knows."""
@@ -81,11 +83,32 @@ def replay_drive(
         return _perform(performance, stage, out, progress)
 
 
-def _begin(follower: Follower, state: StateRow, engine: str) -> None:
+def _begun(follower: Follower, performance: Performance, engine: str) -> Performance:
+    """The performance, its state taken up; from the drive's start where that can't be and only saves the way there.
+
+    Raises:
+        RecordingError: the state can't be taken up and has to be.
+    """
+    if performance.state is None:
+        return performance
     try:
-        follower.begin_after(state)
+        follower.begin_after(performance.state)
     except SnapshotError as error:
-        raise RecordingError(f"the drive can't be taken up on {engine}: {error}; or replay it exactly") from None
+        if performance.is_first_state and isinstance(error, SnapshotVersionError):
+            return performance
+        if performance.from_start is None or performance.about.mode == "re-enacted":
+            advice = _way_out(performance, error)
+            raise RecordingError(f"the drive can't be taken up on {engine}: {error}; or replay it {advice}") from None
+        log.warning("begins at the drive's start, %.1f s before the kept state: %s", performance.begin_s, error)
+        return performance.from_start()
+    return performance
+
+
+def _way_out(performance: Performance, error: SnapshotError) -> str:
+    """How a drive can be replayed whose state can't be taken up."""
+    if not isinstance(error, SnapshotVersionError) or performance.from_start is None:
+        return "exactly"
+    return "from its start, or exactly" if performance.from_start().is_first_state else "exactly"
 
 
 def _perform(performance: Performance, stage: Stage, out: Path | None, progress: Progress) -> Replayed:
@@ -93,8 +116,7 @@ def _perform(performance: Performance, stage: Stage, out: Path | None, progress:
     with contextlib.ExitStack() as stack:
         stack.callback(pipelines[0].propagator.close)
         follower = Follower(pipelines, encoder, stage.answers())
-        if performance.state:
-            _begin(follower, performance.state, stage.engine)
+        performance = _begun(follower, performance, stage.engine)
         keeping = stack.enter_context(contextlib.closing(Keeping(out, performance.about))) if out else None
         plan, outlook = performance.plan, pipelines[0].propagator.outlook()
         plan = performance.turns.over(plan, outlook) if performance.turns else plan

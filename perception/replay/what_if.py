@@ -2,7 +2,9 @@
 
 A model of the machine: each step takes as long as one of its kind took when it was measured, drawn in the order of
 the frames, so that the answer is the same every time. The node takes the newest frame that is there, as a live source
-gives it, and works on one at a time. It has no pictures: looks that a cut brings about are not in its times.
+gives it, and works on one at a time. It has no pictures: it does not know of looks that a cut brings about, nor that
+turns are counted from those (`plans.Turns`). So after a cut the frames that got the network's time here are up to n - 1
+frames away from those at which it looks, until another cut.
 """
 
 from __future__ import annotations

@@ -37,17 +37,22 @@ class Comparison:
         self._carried = np.zeros(3, np.int64)  # pixels of masks that both carry, that either does, and that there are
         self._broken: list[str] = []
 
-    def add(self, wanted: Panoptic, got: Panoptic) -> None:
-        """What the network saw in a frame."""
+    def add(self, wanted: Panoptic, got: Panoptic, shows: bool = True) -> None:
+        """What the network saw in a frame.
+
+        Args:
+            shows: something. Of a black picture labels and things are chance, also where both engines are right.
+        """
         if wanted.labels.shape != got.labels.shape:
             self._broken.append(f"a class map of {got.labels.shape}, not of {wanted.labels.shape}")
             return
         if why := inconsistency(got, len(self._classes)):
             self._broken.append(why)
             return
-        pairs = wanted.labels.astype(np.int64).ravel() * 256 + got.labels.ravel()
-        self._pairs += np.bincount(pairs, minlength=65536).reshape(256, 256)
-        self._meet(wanted, got)
+        if shows:
+            pairs = wanted.labels.astype(np.int64).ravel() * 256 + got.labels.ravel()
+            self._pairs += np.bincount(pairs, minlength=65536).reshape(256, 256)
+            self._meet(wanted, got)
         self._trust(wanted.confidence, got.confidence)
         if wanted.features is not None:
             self.feel(wanted.features, got.features)
@@ -70,9 +75,9 @@ class Comparison:
                     self._differ("score", abs(segment.score - other.score))
         self._met += 2 * len(met)
         if met and got.looks is not None and wanted.features is not None:
-            self._look(wanted, got.looks, met)
+            self._look(wanted, got, got.looks, met)
 
-    def _look(self, wanted: Panoptic, looks: NDArray[np.float32], met: list[tuple[int, int]]) -> None:
+    def _look(self, wanted: Panoptic, got: Panoptic, looks: NDArray[np.float32], met: list[tuple[int, int]]) -> None:
         """Things that both saw, by numbers of theirs; who says no looks has those of its features."""
         own = wanted.looks
         if own is None and wanted.features is not None:
@@ -81,8 +86,9 @@ class Comparison:
         if own is None or own.shape[1:] != looks.shape[1:]:
             self._broken.append(f"looks of {looks.shape[1:]}, not of {None if own is None else own.shape[1:]}")
             return
+        cells = np.bincount(got.id_map[MIDDLE::CELL, MIDDLE::CELL].ravel(), minlength=len(got.segments) + 1)
         for k, number in met:
-            if own[k].any():  # else it has no cell of its own
+            if own[k].any() and cells[number + 1]:  # else it is so thin that it has no cell of its own
                 self._cosines.setdefault("looks", []).append(_cosine(own[k], looks[number]))
 
     def _trust(self, wanted: NDArray[np.uint8] | None, got: NDArray[np.uint8] | None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
@@ -11,6 +12,7 @@ from typing import Any, TypeVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from perception.engines.child_build import Cancelled
 from perception.engines.plan import Precision
 from perception.errors import ModelError
 from perception.propagation.carrier import Carried, Kept
@@ -42,33 +44,47 @@ class Answers:
     times_s: dict[str, list[float]]  # of each call, by kind: "network", "encoder", "carry"
 
 
-def answers_of(opened: Opened, size: Size, told: Answers | None = None) -> Answers:
+def answers_of(
+    opened: Opened, size: Size, told: Answers | None = None, ended: Callable[[], bool] = lambda: False
+) -> Answers:
     """Run the golden frames; the propagator carries what the reference has `told`, so that it is judged by itself.
 
+    Args:
+        ended: asked before each call; True ends it.
+
     Raises:
-        ModelError, DeviceError: the engine fails.
+        ModelError, DeviceError: the engine fails. Cancelled: `ended` said so.
     """
-    frames, seen, encoded = golden_frames(size), list[Panoptic](), list[Features]()
-    times: dict[str, list[float]] = {"network": [], "encoder": [], "carry": []}
-    opened.model(frames[0])  # the first one may take longer
+    frames, seen, encoded, calls = golden_frames(size), list[Panoptic](), list[Features](), _Calls(ended)
+    calls("", lambda: opened.model(frames[0]))  # the first one may take longer
     for frame in frames:
-        seen.append(hosted(_timed(times["network"], lambda frame=frame: opened.model(frame))))
+        seen.append(hosted(calls("network", lambda frame=frame: opened.model(frame))))
     for frame in frames:
-        features = _timed(times["encoder"], lambda frame=frame: opened.model.features(frame))
+        features = calls("encoder", lambda frame=frame: opened.model.features(frame))
         encoded += [hosted_features(features)] if features else []
-    times["encoder"] = times["encoder"] if encoded else []
-    again, carried, flaws = hosted(opened.model(frames[0])), [], []
+    again, carried, flaws = hosted(calls("", lambda: opened.model(frames[0]))), [], []
     if opened.carrier:
-        watched = _Watched(opened.carrier, times["carry"])
+        watched = _Watched(opened.carrier, calls)
         carried, flaws = _carried(watched, told.seen if told else seen), watched.flaws
-    return Answers(opened.name, seen, again, encoded, carried, flaws, times)
+    kinds = ("network", "encoder", "carry") if encoded else ("network", "carry")
+    return Answers(opened.name, seen, again, encoded, carried, flaws, {kind: calls.times_s[kind] for kind in kinds})
 
 
-def _timed(times_s: list[float], call: Callable[[], T]) -> T:
-    began = time.perf_counter()
-    value = call()
-    times_s.append(time.perf_counter() - began)
-    return value
+@dataclass(eq=False)
+class _Calls:
+    """Makes an engine's calls and times them, until it is ended."""
+
+    ended: Callable[[], bool]
+    times_s: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))  # by kind
+
+    def __call__(self, kind: str, call: Callable[[], T]) -> T:
+        """What the call gives. Raises what it raises, Cancelled."""
+        if self.ended():  # whoever ends the process waits for no more than the call that is made now
+            raise Cancelled
+        began = time.perf_counter()
+        value = call()
+        self.times_s[kind].append(time.perf_counter() - began)
+        return value
 
 
 @dataclass(eq=False)
@@ -76,14 +92,14 @@ class _Watched:
     """An engine whose calls are timed, and whose answers must be numbers; what it keeps, it keeps itself."""
 
     engine: Any
-    times_s: list[float]
+    calls: _Calls
     flaws: list[str] = field(default_factory=list)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.engine, name)
 
     def __call__(self, arrays: Mapping[str, NDArray]) -> dict[str, NDArray]:
-        out = _timed(self.times_s, lambda: self.engine(arrays))
+        out = self.calls("carry", lambda: self.engine(arrays))
         self.look(out)
         return out
 
@@ -175,10 +191,10 @@ class Reference:
             self._opened = self._opens()
         return self._opened
 
-    def answers(self, size: Size) -> Answers:
-        """To the golden frames. Raises ModelError."""
+    def answers(self, size: Size, ended: Callable[[], bool] = lambda: False) -> Answers:
+        """To the golden frames. Raises ModelError, and Cancelled as `answers_of`."""
         if size not in self._answers:
-            self._answers = {size: answers_of(self.open(), size)}
+            self._answers = {size: answers_of(self.open(), size, ended=ended)}
         return self._answers[size]
 
     def close(self) -> None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Protocol
 
 import msgspec
 
 from perception.engines.building import LOWEST, Order, key_of, named
-from perception.engines.cache import Manifest, PlanCache, PlanKey, Refusal, Trial, Unwanted
+from perception.engines.cache import CacheError, Manifest, Mark, PlanCache, PlanKey, Refusal, Trial, Unwanted
 from perception.engines.child_build import build_in_child
 from perception.engines.plan import PlanCompiler, Precision, Progress
 from perception.errors import DeviceError, ModelError
@@ -212,6 +212,17 @@ class PlanRung:
         for _, key in self.parts(size).values():
             if (mark := self._cache.mark(key)) and mark.terms != terms:
                 self._cache.accept(key)
+
+    def marks(self, size: Size) -> list[tuple[PlanKey, Mark]]:
+        """Why its plans may not serve, of those that may not. Raises ModelError, DeviceError."""
+        return [(key, mark) for _, key in self.parts(size).values() if (mark := self._cache.mark(key))]
+
+    def restore(self, marks: Iterable[tuple[PlanKey, Mark]]) -> None:
+        """Refuse again what is not refused otherwise by now. Never raises."""
+        for key, mark in marks:
+            if self._cache.mark(key) is None:
+                with contextlib.suppress(CacheError):
+                    self._cache.refuse(key, mark.reason, mark.terms)
 
     def manifests(self, size: Size) -> dict[str, tuple[Path, Manifest]]:
         """The folder of each part's plan, and what lies beside it. Raises ModelError, DeviceError."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import threading
 import time
@@ -110,6 +111,8 @@ class Promoter:
                 candidate.rung.settled()
             standing.close()
         self.checks.close(self.reference.close)
+        for candidate in self.candidates:  # one that is being opened or tested now does not end the process, either
+            candidate.rung.settled()
 
     # What the ladder tells, from the frame's thread
 
@@ -187,27 +190,17 @@ class Promoter:
         elif work.is_build:
             self._begin_build(work.candidate, size)
         else:
-            self._attempt(work.candidate, lambda: self._lift(work.candidate, size))
-
-    def _attempt(self, candidate: Candidate, work: Callable[[], None]) -> None:
-        """Do something for an engine, and say how it failed. Raises Cancelled."""
-        try:
-            work()
-        except Cancelled:
-            raise
-        except Refused as error:
-            self._roll.refuse(candidate, str(error))
-        except (ModelError, DeviceError) as error:
-            self._roll.try_again(candidate, error)
-        except Exception as error:  # of files, drivers or a bug in an engine: it must not take the ladder away
-            log.exception("%s", candidate.rung.name)
-            self._roll.try_again(candidate, ModelError(f"{type(error).__name__}: {error}"))
+            self._roll.attempt(work.candidate, lambda: self._lift(work.candidate, size))
 
     def _begin_build(self, candidate: Candidate, size: Size) -> None:
         """In a thread of its own: it takes minutes, in which others fall, and must be tried again."""
         self._roll.say(candidate, "building")
         self._builder = threading.Thread(target=self._build, args=(candidate, size), name="build", daemon=True)
-        self._builder.start()
+        try:
+            self._builder.start()
+        except RuntimeError as error:  # the machine has no room for a thread now
+            self._builder = None
+            self._roll.try_again(candidate, DeviceError(f"its build can't be begun: {error}"))
 
     def _build(self, candidate: Candidate, size: Size) -> None:
         def build() -> None:
@@ -216,7 +209,7 @@ class Promoter:
 
         try:
             with contextlib.suppress(Cancelled):
-                self._attempt(candidate, build)
+                self._roll.attempt(candidate, build)
         finally:
             with self._changed:
                 self._builder = None
@@ -237,7 +230,8 @@ class Promoter:
 
         def progress(what: str, done: int, of: int) -> None:
             nonlocal heard_s
-            heard_s, candidate.state, candidate.reason = self.clock(), "building", ""
+            heard_s = self.clock() if of else math.inf  # where nobody can say how far it is, silence says nothing
+            candidate.state, candidate.reason = "building", ""
             candidate.what, candidate.done, candidate.of = what, done, of
 
         try:
@@ -245,7 +239,7 @@ class Promoter:
         except Cancelled:
             if self._ended:
                 raise
-            raise DeviceError(f"its build was ended, for it said nothing for {limit_s:g} s") from None
+            raise ModelError(f"its build was ended, for it said nothing for {limit_s:g} s") from None
 
     def _lift(self, candidate: Candidate, size: Size) -> None:
         """Open what is built, test and offer it. Raises Refused, ModelError, DeviceError, Cancelled."""
@@ -272,8 +266,8 @@ class Promoter:
             if opened.model.mask_size != self.ladder.bottom.opened.model.mask_size:
                 raise Refused(f"its masks are {opened.model.mask_size}, not those of {self.ladder.bottom.opened.name}")
             self._roll.say(candidate, "testing")
-            wanted = self.checks(lambda: self.reference.answers(size))
-            got = worker(lambda: answers_of(opened, size, wanted), self.patience.open_s)
+            wanted = self.checks(lambda: self.reference.answers(size, lambda: self._ended))
+            got = worker(lambda: answers_of(opened, size, wanted, lambda: self._ended), self.patience.open_s)
             for kind, times_s in got.times_s.items():
                 standing.note(kind, times_s)
             report = judge(got, wanted, self.classes, rung.precision)

@@ -6,15 +6,15 @@ import logging
 import threading
 from collections.abc import Callable
 
+from perception.engines.child_build import Cancelled
 from perception.errors import DeviceError, ModelError, PerceptionError
 from perception.serving.candidate import Candidate
 from perception.serving.ladder import Ladder
-from perception.serving.rungs import Standing
+from perception.serving.rungs import Refused, Standing
 
 log = logging.getLogger(__name__)
 
 MOST_FAILURES = 3  # to build or load an engine, after which it is not tried again
-MISSING = ("failed", "refused")  # states of an engine that was asked for by name and can't be had
 
 
 class Slow(DeviceError):
@@ -43,6 +43,20 @@ class Roll:
         with self.changed:
             candidate.state, candidate.reason, candidate.what, candidate.done, candidate.of = state, reason, "", 0, 0
             self.changed.notify_all()
+
+    def attempt(self, candidate: Candidate, work: Callable[[], None]) -> None:
+        """Do something for an engine, and say how it failed. Raises Cancelled."""
+        try:
+            work()
+        except Cancelled:
+            raise
+        except Refused as error:
+            self.refuse(candidate, str(error))
+        except (ModelError, DeviceError) as error:
+            self.try_again(candidate, error)
+        except Exception as error:  # of files, drivers or a bug in an engine: it must not take the ladder away
+            log.exception("%s", candidate.rung.name)
+            self.try_again(candidate, ModelError(f"{type(error).__name__}: {error}"))
 
     def fell(self, candidate: Candidate, reason: str, is_missed: bool) -> None:
         """It has been left; messages say so where it is missed."""
@@ -76,23 +90,24 @@ class Roll:
 
     def mends(self, candidate: Candidate) -> bool:
         """It is as good as any that is missed."""
-        missed = (i for i, c in enumerate(self._candidates) if c.missed or (c.is_wanted and c.state in MISSING))
+        missed = (i for i, c in enumerate(self._candidates) if c.missed)
         return self._candidates.index(candidate) <= min(missed, default=len(self._candidates))
 
     def took(self, candidate: Candidate) -> None:
         """It serves, and nothing that is worse is missed."""
         candidate.backoff.served(self._clock())
         for other in self._candidates[self._candidates.index(candidate) :]:
-            other.missed = ""
+            self._forgive(other)
         self.say(candidate, "serving")
 
     def _forgive(self, candidate: Candidate) -> None:
-        """It would not serve even if it worked: it is not missed any more."""
+        """It would not serve even if it worked: it is not missed any more, but a better one may be."""
         was, candidate.missed = candidate.missed, ""
         if was:
             self._ladder.mend(was, next((c.missed for c in self._candidates if c.missed), ""))
 
     def _miss(self, candidate: Candidate) -> None:
         """An engine that was asked for by name, and does not come, is missed in every message."""
-        if candidate.is_wanted and not self._ladder.fallen:
-            self._ladder.fallen = f"{candidate.rung.name}: {candidate.reason}; {self._ladder.engine} serves"
+        if candidate.is_wanted and not candidate.missed:
+            candidate.missed = f"{candidate.rung.name}: {candidate.reason}; {self._ladder.engine} serves"
+            self._ladder.mend("", candidate.missed)

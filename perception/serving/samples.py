@@ -15,12 +15,20 @@ from perception.types import Features, Panoptic
 Sample = Callable[[Opened, Comparison], None]
 """Has the reference say the same thing, and adds both answers to a comparison. Raises ModelError."""
 
+LEAST_CONTRAST = 4.0  # standard deviation of [0, 255]; of less, rounding decides what an engine takes for what
+STEP = 4  # px between those that are looked at for that
+
 KINDS: tuple[str, ...] = ("network", "encoder", "carry")  # of calls
 
 
 def seeing(image: NDArray[np.uint8], seen: Panoptic) -> Sample:
     """What the network saw in an image (h, w, 3)."""
-    return lambda reference, comparison: comparison.add(reference.model(image), seen)
+
+    def add(reference: Opened, comparison: Comparison) -> None:
+        shows = float(image[::STEP, ::STEP].std()) >= LEAST_CONTRAST
+        comparison.add(reference.model(image), seen, shows)
+
+    return add
 
 
 def encoding(image: NDArray[np.uint8], features: Features) -> Sample:

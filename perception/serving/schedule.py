@@ -9,6 +9,7 @@ from perception.serving.candidate import Candidate
 from perception.serving.rungs import Size
 
 FIRST_FRAME_S = 0.05  # between two looks for the first frame, whose size decides what is built
+AGAIN_S = 1.0  # for what is due by now: a call that hung has just returned, or another is being built
 NOTHING_S = 60.0  # where nothing is left to do but what somebody else will say
 
 
@@ -41,8 +42,8 @@ def pause_s(candidates: Sequence[Candidate], size: Size | None, now_s: float) ->
     """Until a candidate is due, or the first frame may have come [s]; the end of a build is told otherwise."""
     if size is None:
         return FIRST_FRAME_S
-    waits = [_wait_s(c, now_s) for c in _better(candidates) if c.state == "failed"]
-    return max(0.01, min(filter(None, waits), default=NOTHING_S))
+    waits = [_wait_s(c, now_s) or AGAIN_S for c in _better(candidates) if c.state in ("waiting", "failed")]
+    return max(0.01, min(waits, default=NOTHING_S))
 
 
 def _better(candidates: Sequence[Candidate]) -> Sequence[Candidate]:

@@ -87,10 +87,15 @@ class ServedEngine:
 
         That costs a fetch of the state and of the features, once in some hundred steps.
         """
-        if self._ladder.serving.opened.carrier is None or not self._ladder.wants("carry"):
+        standing = self._ladder.serving
+        if standing.opened.carrier is None or not self._ladder.wants("carry"):
             return None
         state = self.read_state()
-        return self._ladder.kept(self._ladder.serving, lambda: _copies({**state, **arrays}))
+        if (
+            self._ladder.serving is not standing
+        ):  # its device may not answer, and here nobody could leave a fetch behind
+            return None
+        return self._ladder.kept(standing, lambda: _copies({**state, **arrays}))
 
     def close(self) -> None:
         self._bottom.close()

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
+from perception.engines.child_build import Cancelled
 from perception.errors import DeviceError, PerceptionError
 
 T = TypeVar("T")
@@ -44,13 +45,14 @@ class Worker:
 
         Raises:
             DeviceError: it did not return in time (it still runs), or raised what is not one of our errors.
+            Cancelled: as it is.
         """
         call = self._put(run)
         if not call.done.wait(timeout_s):
             raise DeviceError(f"no answer within {timeout_s:.2f} s")
         if call.error is None:
             return call.value
-        if isinstance(call.error, PerceptionError):
+        if isinstance(call.error, PerceptionError | Cancelled):
             raise call.error
         words = " ".join(str(call.error).split())[:200]
         raise DeviceError(f"{type(call.error).__name__}: {words}" if words else type(call.error).__name__)

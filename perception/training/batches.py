@@ -9,6 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -26,6 +27,7 @@ from perception.training.targets import PanopticTargets, panoptic_targets
 
 T = TypeVar("T")
 R = TypeVar("R")
+Shape = tuple[int, int]  # height, width [px]
 
 
 @dataclass(frozen=True)
@@ -102,30 +104,36 @@ class Mixture:
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
-    def check(self, also: Sequence[Dataset], progress: Callable[[int, int], None]) -> None:
+    def check(self, also: Sequence[Dataset], progress: Callable[[int, int], None]) -> dict[str, dict[Shape, Path]]:
         """Read every file once, those of `also` too, which also fills the cache.
+
+        Returns: by data set, a picture of each size that it has.
 
         Raises:
             ConfigError: files are wrong: how many of which data set, and what is the matter with the first.
         """
         jobs = [(dataset, i) for dataset in (*self.datasets, *also) for i in range(len(dataset))]
         wrong: dict[str, list[str]] = {}
-        with closing(_mapped(self._problem, jobs, self.config.workers)) as results:
-            for done, (name, problem) in enumerate(results):
-                if problem:
-                    wrong.setdefault(name, []).append(problem)
+        shapes: dict[str, dict[Shape, Path]] = {}
+        with closing(_mapped(self._found, jobs, self.config.workers)) as results:
+            for done, ((dataset, i), found) in enumerate(zip(jobs, results, strict=True)):
+                if isinstance(found, str):
+                    wrong.setdefault(dataset.name, []).append(found)
+                else:
+                    shapes.setdefault(dataset.name, {}).setdefault(found, dataset.files[i].image)
                 progress(done + 1, len(jobs))
         for name, problems in wrong.items():
             count = f"{len(problems)} of {sum(d.name == name for d, _ in jobs)} samples are wrong; first: "
             raise ConfigError(f"data set {name!r}: {count if len(problems) > 1 else ''}{problems[0]}")
+        return shapes
 
-    def _problem(self, job: tuple[Dataset, int]) -> tuple[str, str | None]:
-        dataset, i = job
+    def _found(self, job: tuple[Dataset, int]) -> Shape | str:
+        """Height and width of a sample, or what is wrong with it."""
         try:
-            self._cache.get(dataset, i)
+            height, width = self._cache.get(*job).labels.shape
         except ConfigError as error:
-            return dataset.name, str(error)
-        return dataset.name, None
+            return str(error)
+        return height, width
 
     def _instance_targets(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
         if not self.config.has_instances:

@@ -7,12 +7,13 @@ import os
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 
 import msgspec
 import torch
 
-from perception.errors import ConfigError
+from perception.errors import ConfigError, reason
 from perception.training.checkpoint import shipped_or
 from perception.training.config import VALIDATION, TrainingConfig, read_training_config
 from perception.training.interruption import interruption
@@ -72,31 +73,52 @@ def train_command(request: Request, progress: Progress) -> Outcome:
         if goes_on:
             trainer.resume()
         else:
+            trainer.try_sizes()
             trainer.start()
             trainer.check(progress)
         if is_new:
             stack.enter_context(held(run))
             _goes_on(run, resume=False)  # another training may have been here meanwhile
+        if not goes_on:
+            _set_log_aside(run)
         with interruption() as asked_to_stop:
             trainer.train(progress, asked_to_stop)
-        return Outcome(run, trainer.step, config.steps, trainer.best if (run / BEST).exists() else None)
+        return Outcome(run, trainer.step, config.steps, trainer.best.kept if (run / BEST).exists() else None)
 
 
 def _goes_on(run: Path, resume: bool) -> bool:
-    """Whether the folder holds a run to go on with.
+    """Whether the folder holds a run to go on with. A log alone is of one that was killed before its first checkpoint.
 
     Raises:
         ConfigError: it holds one that is not to be resumed, or the rest of one that can't be.
     """
     found = next((name for name in (LAST, BEST, LOG) if (run / name).exists()), None)
-    if found and found != LAST:
-        start = f" --start {run / BEST}" if found == BEST else ""
+    if found == BEST:
         raise ConfigError(
-            f"{run}: holds a run's {found} but no {LAST} to go on from; begin another with --run FOLDER{start}"
+            f"{run}: holds a run's {BEST} but no {LAST} to go on from; begin another with --run FOLDER --start "
+            f"{run / BEST}"
+        )
+    if found == LOG and not resume:
+        raise ConfigError(
+            f"{run}: holds a run's {LOG} but no {LAST} to go on from; begin another with --run FOLDER, or anew here "
+            f"with --resume, which keeps the log as {LOG}.before"
         )
     if found and not resume:
         raise ConfigError(f"{run}: holds a run already; go on with --resume, or name another folder with --run")
-    return found is not None
+    return found == LAST
+
+
+def _set_log_aside(run: Path) -> None:
+    """Keep the log of a run that has no checkpoint, beside earlier ones; raises ConfigError where it can't be done."""
+    if not (run / LOG).exists():
+        return
+    names = (f"{LOG}.before{i or ''}" for i in count())
+    kept = next(run / name for name in names if not (run / name).exists())
+    try:
+        (run / LOG).rename(kept)
+    except OSError as error:
+        raise ConfigError(f"{run / LOG}: can't be kept as {kept.name}: {reason(error)}") from None
+    log.warning("%s: no checkpoint to go on from; the run begins anew, the log of before is %s", run, kept.name)
 
 
 def check_command(request: Request, sheet: Path, progress: Progress) -> dict[str, int]:
@@ -107,9 +129,12 @@ def check_command(request: Request, sheet: Path, progress: Progress) -> dict[str
     """
     config, base = configured(request)
     run = run_folder(request)
+    goes_on = request.resume and _goes_on(run, resume=True)
     trainer = Trainer(config, base, run, open_device(request.device, config))
+    if not goes_on:  # a run has its sizes, which stay what they were
+        trainer.try_sizes()
     trainer.check(progress)  # before the start weights, which may need a batch: it counts all wrong files
-    if request.resume and _goes_on(run, resume=True):
+    if goes_on:
         trainer.resume()
     else:
         trainer.start()

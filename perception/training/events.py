@@ -46,6 +46,11 @@ class Events:
         self._waiting.append(Event(wall_time=time.time(), step=step, summary=Summary(value=values)))
         self._write()
 
+    def flush(self) -> None:
+        """Write what waits, if anything does."""
+        if self._waiting:
+            self._write()
+
     def _write(self) -> None:
         try:
             self._size = _appended(self._path, self._size, self._waiting)

@@ -28,9 +28,18 @@ class LogFile:
         self._is_whole = self._written(self._write_all)
 
     def add(self, row: Mapping[str, str]) -> None:
-        """A further row, by column name; what it lacks stays empty."""
-        self.rows.append(dict(row))
-        self._is_whole = self._written(self._append if self._is_whole else self._write_all)
+        """A further row, by column name; what it lacks stays empty. One of the last one's step is added to that."""
+        is_more = bool(self.rows) and self.rows[-1]["step"] == row["step"]
+        if is_more:
+            self.rows[-1] |= row
+        else:
+            self.rows.append(dict(row))
+        self._is_whole = self._written(self._append if self._is_whole and not is_more else self._write_all)
+
+    def flush(self) -> None:
+        """Write the rows that wait, if any do; a disk that refuses them again was warned of before."""
+        if not self._is_whole:
+            self._is_whole = self._written(self._write_all)
 
     def _written(self, write: Callable[[], None]) -> bool:
         try:

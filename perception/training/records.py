@@ -41,6 +41,7 @@ class Records:
         self._events = Events(run / "tensorboard", step)
         self._sums: dict[str, list[float]] = {}
         self._last = time.monotonic()
+        self._is_drawn = True
 
     def add(self, step: int, values: Mapping[str, float]) -> None:
         """Take in one step that has just ended; `values` by column name."""
@@ -62,6 +63,13 @@ class Records:
             self._draw()
         self._last = time.monotonic()  # a validation and its curves are no part of a step
 
+    def flush(self) -> None:
+        """Write what a full disk refused, if it has room now."""
+        self._log.flush()
+        self._events.flush()
+        if not self._is_drawn:
+            self._draw()
+
     def _means(self) -> dict[str, float]:
         row = {"epoch": round(self.step / self.epoch_steps, 3)}
         row |= {name: float(f"{np.mean(v):.6g}") for name, v in self._sums.items()}
@@ -72,9 +80,11 @@ class Records:
         return f"{'validation' if name == 'miou' or name in self.scores else 'training'}/{name}"
 
     def _draw(self) -> None:
+        self._is_drawn = False
         try:
             with in_place_of(self._picture) as partial:
                 draw_curves(self._log.rows, self.scores, partial)
+            self._is_drawn = True
         except OSError as error:
             log.warning("%s: can't be written: %s", self._picture, reason(error))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ import msgspec
 from perception.errors import ConfigError
 from perception.training.checkpoint import About
 from perception.training.config import TrainingConfig
+
+log = logging.getLogger(__name__)
 
 # Keys that may change when a run goes on: none of them changes what it computes.
 FREE = {"start", "workers", "cache_mb", "log_steps", "validation.folder", "teacher.checkpoint"}
@@ -48,6 +51,16 @@ def require_same_run(
         was = about.state.get("samples", {}).get(name, count)
         if was != count:
             raise ConfigError(f"{path}: data set {name!r} had {was} samples, has {count}; bring the others back")
+
+
+def warn_of_changes(path: Path, about: About, config: TrainingConfig) -> None:
+    """Say what the run learns otherwise from here on than the version that wrote `path` did."""
+    if config.has_instances and "meanings" not in about.state:  # that version noted none
+        log.warning(
+            "%s: of an earlier version: from step %d on ignored pixels and those beyond the pictures teach no centres",
+            path,
+            about.step,
+        )
 
 
 def _completed(config: dict[str, Any]) -> dict[str, Any]:

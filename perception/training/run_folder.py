@@ -21,26 +21,39 @@ LOCK = ".lock"
 def held(run: Path, part: str = "") -> Iterator[None]:
     """Make a run's folder, and its folder `part`, and keep other trainings out of it; half-written files are removed.
 
-    The kernel lets the lock go when the process ends, however it ends.
+    The kernel lets the lock go when the process ends, however it ends. Without locks nothing is removed: another
+    machine may be writing it.
 
     Raises:
         ConfigError: another training runs in it, or it can't be made or written.
     """
     try:
         (run / part).mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(run / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+        descriptor = _opened(run / LOCK)
     except OSError as error:
         raise ConfigError(f"{run}: {reason(error)}; name another folder with --run") from None
     try:
-        _lock(descriptor, run)
-        for folder in {run, run / part}:
-            remove_partials(folder)
+        if _lock(descriptor, run):
+            for folder in {run, run / part}:
+                remove_partials(folder)
         yield
     finally:
         os.close(descriptor)
 
 
-def _lock(descriptor: int, run: Path) -> None:
+def _opened(lock: Path) -> int:
+    """A descriptor of the file, which is made where there is none. Raises OSError."""
+    flags = os.O_CLOEXEC | os.O_NOFOLLOW
+    try:
+        return os.open(lock, flags | os.O_RDWR | os.O_CREAT, 0o666)
+    except PermissionError:
+        if not lock.exists():
+            raise
+        return os.open(lock, flags | os.O_RDONLY)  # another user's: to read is enough for a lock
+
+
+def _lock(descriptor: int, run: Path) -> bool:
+    """Take the lock; False where the file system has none. Raises ConfigError where another training has it."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -49,3 +62,5 @@ def _lock(descriptor: int, run: Path) -> None:
         ) from None
     except OSError as error:  # a network file system without locks
         log.warning("%s: can't be locked (%s); see that no other training runs in it", run, reason(error))
+        return False
+    return True

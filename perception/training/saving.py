@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,41 @@ log = logging.getLogger(__name__)
 
 LAST, BEST = "last.safetensors", "best.safetensors"
 _RETRY_S = 5.0
+
+
+class Best:
+    """The weights that validated best.
+
+    Args:
+        save: writes them; raises SaveError.
+    """
+
+    def __init__(self, save: Callable[[], None]) -> None:
+        self._save = save
+        self.miou, self.step = math.nan, -1  # of the last validation
+        self.kept = -1.0  # mIoU of those in the file; below 0: there are none
+
+    def take(self, miou: float, step: int) -> None:
+        """Write the weights that have just been validated if they are the best, or warn that it can't be done."""
+        self.miou, self.step = miou, step
+        before = f"best before {100 * self.kept:.2f}" if self.kept >= 0 else "the first"
+        log.info("step %d: validation mIoU %.2f (%s)", step, 100 * miou, before)
+        if self.waits(step):
+            self.keep("the best weights are not kept this time")
+
+    def waits(self, step: int) -> bool:
+        """Whether the weights, those of `step`, are the best but not in the file: the disk was full."""
+        return self.step == step and self.miou > self.kept
+
+    def keep(self, otherwise: str) -> bool:
+        """Write the weights; False, with a warning that ends in `otherwise`, where it can't be done."""
+        try:
+            self._save()
+        except SaveError as error:
+            log.warning("%s; %s", error, otherwise)
+            return False
+        self.kept = self.miou
+        return True
 
 
 class Saver:

@@ -37,13 +37,18 @@ def panoptic_targets(
         balance: a cell of an instance of n cells counts n^-balance in `is_thing`: at 0 every cell counts alike, at 1
             every instance, however small.
         is_labelled: (h, w) False where nothing is known, on ignored pixels and beyond the picture: there may be a thing
-            there, so that no centre is not to be learnt either. None: True everywhere.
+            there, so that no centre is not to be learnt either, and no offset is. None: True everywhere.
     """
     h, w = instances.shape
     ys = np.arange(h // stride, dtype=np.float32) * stride + (stride - 1) / 2
     xs = np.arange(w // stride, dtype=np.float32) * stride + (stride - 1) / 2
     middles = np.s_[stride // 2 :: stride, stride // 2 :: stride]
     cells = instances[middles][: len(ys), : len(xs)]
+    is_known = cells != UNKNOWN
+    if is_labelled is not None:
+        is_cell_labelled = is_labelled[middles][: len(ys), : len(xs)]
+        is_known &= is_cell_labelled
+        cells = np.where(is_cell_labelled, cells, 0)
     centre = np.zeros((1, len(ys), len(xs)), np.float32)
     offset, is_thing = np.zeros((2, len(ys), len(xs)), np.float32), np.zeros((1, len(ys), len(xs)), np.float32)
     for number, (cy, cx) in centres_of_mass(instances).items():
@@ -52,9 +57,6 @@ def panoptic_targets(
         offset[0, rows, columns] = cy - ys[rows]
         offset[1, rows, columns] = cx - xs[columns]
         is_thing[0, rows, columns] = max(1, len(rows)) ** -balance
-    is_known = cells != UNKNOWN
-    if is_labelled is not None:
-        is_known &= is_labelled[middles][: len(ys), : len(xs)]
     return PanopticTargets(centre, offset, is_thing, is_known[None].astype(np.float32))
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from perception.errors import ModelError
+from perception.errors import ConfigError, ModelError
 from perception.training.checkpoint import load_network, shipped_or
 from perception.training.config import TeacherConfig
 
@@ -46,9 +46,22 @@ def open_teacher(config: TeacherConfig, base: Path, classes: tuple[str, ...]) ->
     Args:
         base: where relative paths start.
     """
-    names = (config.checkpoint,) if isinstance(config.checkpoint, str) else config.checkpoint
-    teacher = Teacher([_opened(shipped_or(Path(name), base), classes) for name in names], config.mirrored)
+    teacher = Teacher([_opened(shipped_or(Path(name), base), classes) for name in _names(config)], config.mirrored)
     return teacher.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+@torch.no_grad()
+def require_taught(teacher: Teacher, config: TeacherConfig, size: tuple[int, int]) -> None:
+    """Raise ConfigError naming the first of the teachers that does not take pictures of `size`, (h, w)."""
+    for name, network in zip(_names(config), teacher.networks, strict=True):
+        try:
+            network(torch.zeros(1, 3, *size, device=next(network.parameters()).device))
+        except ModelError as error:
+            raise ConfigError(f"crop: {list(size)}: the teacher {name}: {error}") from None
+
+
+def _names(config: TeacherConfig) -> tuple[str, ...]:
+    return (config.checkpoint,) if isinstance(config.checkpoint, str) else config.checkpoint
 
 
 def _opened(path: Path, classes: tuple[str, ...]) -> nn.Module:

@@ -2,56 +2,36 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
-from collections.abc import Callable
-from contextlib import AbstractContextManager, closing
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import torch
-from torch import Tensor, nn
 
 from perception.errors import ConfigError, ModelError, PerceptionError
 from perception.evaluation.segmentation import Confusion
-from perception.training.averaging import WeightAverage
 from perception.training.batches import Batch, Mixture
-from perception.training.checkpoint import (
-    AVERAGED,
-    NETWORK,
-    About,
-    SaveError,
-    load_checkpoint,
-    part,
-    restore,
-    save_checkpoint,
-)
+from perception.training.checkpoint import About, SaveError, load_checkpoint, save_checkpoint
 from perception.training.config import VALIDATION, TrainingConfig
 from perception.training.datasets import Dataset, open_dataset
 from perception.training.label_set import Codes
-from perception.training.networks import build_network
+from perception.training.learner import Learner
 from perception.training.objective import Objective
-from perception.training.optimizer import (
-    SpikeGuard,
-    build_optimizer,
-    freeze,
-    optimizer_tensors,
-    restore_optimizer,
-    set_rate,
-)
-from perception.training.records import Records
-from perception.training.resuming import require_same_run
-from perception.training.saving import BEST, LAST, Saver
-from perception.training.schedule import learning_rate
-from perception.training.sizes import require_picture, require_sizes
-from perception.training.start import start_from
-from perception.training.teacher import Teacher, open_teacher
+from perception.training.records import LOG, Records
+from perception.training.resuming import require_same_run, warn_of_changes
+from perception.training.saving import BEST, LAST, Best, Saver
+from perception.training.sizes import require_shapes, require_sizes
+from perception.training.teacher import require_taught
 from perception.training.validation import validate
 
 log = logging.getLogger(__name__)
 
-OPTIMIZER, RANDOM = "optimizer.", "random."
+RANDOM = "random."
 Progress = Callable[[str, int, int], None]  # what, done, of how many
 _LOST = 50  # steps in a row without a usable gradient: the run has diverged
 
@@ -65,20 +45,12 @@ class Trainer:
 
     def __init__(self, config: TrainingConfig, base: Path, run: Path, device: torch.device) -> None:
         self.config, self.base, self.run, self.device = config, base, run, device
-        self.step, self.best, self.miou = 0, -1.0, math.nan
+        self.step, self.best = 0, Best(lambda: self.save(BEST))
         self.saver = Saver(run, config.checkpoint, self.save)
         self._is_between_steps, self._is_validating = True, False
         torch.manual_seed(config.seed)
         self._open_data()
-        self.network = self._built()
-        self.frozen = freeze(self.network, config.optimizer)
-        self.average = WeightAverage(self.network, config.average)
-        self.optimizer = build_optimizer(self.network, config.optimizer)
-        self.guard = SpikeGuard(config.optimizer.skip_above)
-        self.scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "float16")
-        self.teacher: Teacher | None = None
-        if config.teacher:
-            self.teacher = open_teacher(config.teacher, base, config.classes).to(device)
+        self.learner = Learner(config, base, device, self.objective)
 
     def _open_data(self) -> None:
         codes = Codes(self.config.classes)
@@ -93,30 +65,32 @@ class Trainer:
         meaning = torch.from_numpy(codes.meaning()).to(self.device)
         self.objective = Objective(self.config.loss, meaning, self.config.teacher)
 
-    def _built(self) -> nn.Module:
-        network = build_network(self.config.network, len(self.config.classes))
-        network = network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        require_sizes(network, self.config)
-        return network
+    def try_sizes(self) -> None:
+        """Raise ConfigError where the network does not take the sizes of training and validation."""
+        require_sizes(self.learner.network, self.config, self.learner.frozen)
 
     def check(self, progress: Progress) -> None:
-        """Read every file of every data set once; raises ConfigError where some are wrong, or of a wrong size."""
+        """Try the teacher and read every file of every data set once.
+
+        Raises:
+            ConfigError: files are wrong, or the teacher or a picture to validate on has a size that does not fit.
+        """
+        if self.learner.teacher and self.config.teacher:
+            require_taught(self.learner.teacher, self.config.teacher, self.config.crop)
         also = [self.validation] if self.validation else []
-        self.mixture.check(also, lambda done, total: progress("checking the data sets", done, total))
-        if self.validation and self.config.validation:
-            require_picture(self.average.network, self.validation, self.config.validation.size)
+        shapes = self.mixture.check(also, lambda done, total: progress("checking the data sets", done, total))
+        if self.config.validation and not self.config.validation.size:
+            require_shapes(self.learner.average.network, shapes[VALIDATION])
 
     def start(self) -> None:
         """Take the start weights that the configuration names; raises ConfigError where it freezes random ones."""
         if not self.config.start:
-            if self.frozen:
+            if self.learner.frozen:
                 key = "only" if self.config.optimizer.only else "frozen_stages"
                 raise ConfigError(f"optimizer.{key}: weights to freeze have to come from somewhere: --start FILE")
             return
-        start_from(
-            self.network, self.base / self.config.start, self.config, self.mixture.batch(0).images.to(self.device)
-        )
-        self.average = WeightAverage(self.network, self.config.average)
+        images = self.mixture.batch(0).images.to(self.device)
+        self.learner.start(self.base / self.config.start, images)
 
     def resume(self) -> None:
         """Go on from the folder's last checkpoint.
@@ -127,29 +101,25 @@ class Trainer:
         path = self.run / LAST
         tensors, about = load_checkpoint(path)
         require_same_run(path, about, self.config, self._sizes(), self.meanings)
-        restore(self.network, part(tensors, NETWORK), path)
-        restore(self.average.network, part(tensors, AVERAGED), path)
+        warn_of_changes(path, about, self.config)
         state = about.state
         try:
-            restore_optimizer(self.optimizer, part(tensors, OPTIMIZER))
+            self.learner.restore(tensors, state, path)
             torch.set_rng_state(tensors[f"{RANDOM}cpu"])
             if self.device.type == "cuda" and f"{RANDOM}cuda" in tensors:
                 torch.cuda.set_rng_state(tensors[f"{RANDOM}cuda"], self.device)
-            self.scaler.load_state_dict(state["scaler"])
-            self.guard.norms, self.guard.refused = state["norms"], state["refused"]
-            self.guard.refused_in_a_row, self.best = state["refused_in_a_row"], state["best"]
+            self.best.kept, self.best.step = state["best"], state.get("validated", -1)
             self._is_validating = state.get("is_validating", False)
         except (KeyError, ValueError, IndexError, RuntimeError) as error:
             raise ModelError(f"{path}: no state to go on from ({error!r}); use it with --start instead") from None
         self.step = about.step
-        self.miou = math.nan if about.miou is None else about.miou
+        self.best.miou = math.nan if about.miou is None else about.miou
 
     def save(self, name: str = LAST) -> None:
         """Write a checkpoint into the run's folder; BEST holds the averaged weights only. Raises SaveError."""
-        tensors = {f"{AVERAGED}{key}": t for key, t in self.average.network.state_dict().items()}
+        tensors = self.learner.averaged()
         if name == LAST:
-            tensors |= {f"{NETWORK}{key}": t for key, t in self.network.state_dict().items()}
-            tensors |= {f"{OPTIMIZER}{key}": t for key, t in optimizer_tensors(self.optimizer).items()}
+            tensors |= self.learner.tensors()
             tensors[f"{RANDOM}cpu"] = torch.get_rng_state()
             if self.device.type == "cuda":
                 tensors[f"{RANDOM}cuda"] = torch.cuda.get_rng_state(self.device)
@@ -158,19 +128,12 @@ class Trainer:
     def _about(self, state: dict[str, Any]) -> About:
         config = self.config
         about = About(network=config.network, classes=config.classes, things=config.things, step=self.step, state=state)
-        miou = None if math.isnan(self.miou) else self.miou
+        miou = None if math.isnan(self.best.miou) else self.best.miou
         return msgspec.structs.replace(about, miou=miou, config=msgspec.to_builtins(config))
 
     def _state(self) -> dict[str, Any]:
-        guard = self.guard
-        state: dict[str, Any] = {"best": self.best, "samples": self._sizes(), "meanings": self.meanings}
-        return state | {
-            "scaler": self.scaler.state_dict(),
-            "norms": guard.norms,
-            "refused": guard.refused,
-            "refused_in_a_row": guard.refused_in_a_row,
-            "is_validating": self._is_validating,
-        }
+        state = {"best": self.best.kept, "validated": self.best.step, "is_validating": self._is_validating}
+        return state | self.learner.state() | {"samples": self._sizes(), "meanings": self.meanings}
 
     def _sizes(self) -> dict[str, int]:
         return {dataset.name: len(dataset) for dataset in self.mixture.datasets}
@@ -178,27 +141,54 @@ class Trainer:
     def train(self, progress: Progress, asked_to_stop: Callable[[], bool] = lambda: False) -> bool:
         """Run to the last step, or until asked to stop; True when the run is complete.
 
-        The state is saved either way, and after any error between two steps, out of a validation for one.
+        The state is saved either way, and after any error between two steps, out of a validation for one. An error
+        before anything was learnt leaves no run, so that a mended configuration may begin in the folder.
 
         Raises:
             ConfigError: a file of a data set is wrong. SaveError: the disk stayed full at the end.
             PerceptionError: the training has diverged.
         """
-        if self.step == 0 and not (self.run / LAST).exists():
-            self.saver.try_now()  # so that there is something to go on from as soon as there is a log
+        own = [name for name in (LAST, LOG) if not (self.run / name).exists()]
+        records: Records | None = None
         try:
-            self._loop(progress, asked_to_stop)
+            if self.step == 0 and LAST in own:
+                self.saver.try_now()  # so that there is something to go on from as soon as there is a log
+            records = self._records()
+            self._loop(records, progress, asked_to_stop)
         except Exception:  # a file that went bad since the check, or whatever it is, takes nothing with it
-            if self._is_between_steps:
-                self.saver.try_now()
+            self._leave(own, records)
             raise
-        self.saver.at_last(self.step, asked_to_stop)
+        try:
+            self.saver.at_last(self.step, asked_to_stop)
+            self._keep_best_that_waits()
+        finally:
+            records.flush()
         return self.step >= self.config.steps
 
-    def _loop(self, progress: Progress, asked_to_stop: Callable[[], bool]) -> None:
+    def _records(self) -> Records:
+        names = [name for name, weight in self.config.loss.semantic.items() if weight]
+        return Records(self.run, self.config.classes, names, self.step, self.mixture.epoch_steps)
+
+    def _leave(self, own: Sequence[str], records: Records | None) -> None:
+        """Save what there is after an error; `own`: files that this training began."""
+        if self.step == 0 and LAST in own:  # nothing was learnt
+            with contextlib.suppress(OSError):
+                for name in own:
+                    (self.run / name).unlink(missing_ok=True)
+            return
+        if self._is_between_steps:
+            self.saver.try_now()
+        if records:
+            records.flush()
+
+    def _keep_best_that_waits(self) -> None:
+        """Write the best weights that a full disk refused at the last validation, and that they are written."""
+        if self.best.waits(self.step) and self.best.keep("make room; --resume writes the best weights then"):
+            with contextlib.suppress(SaveError):  # the file that is there lacks nothing but this
+                self.save()
+
+    def _loop(self, records: Records, progress: Progress, asked_to_stop: Callable[[], bool]) -> None:
         config = self.config
-        names = [name for name, weight in config.loss.semantic.items() if weight]
-        records = Records(self.run, config.classes, names, self.step, self.mixture.epoch_steps)
         if self._is_validating:  # an error broke it off
             self._validate_if_due(records, progress)
         with closing(self.mixture.batches(self.step, config.steps)) as batches:
@@ -214,82 +204,39 @@ class Trainer:
                 if has_validated or self.saver.is_due(self.step):
                     self.saver.try_now()
 
-    def autocast(self) -> AbstractContextManager[object]:
-        """The precision of the network's forward pass."""
-        dtype = torch.float16 if self.config.precision == "float16" else torch.bfloat16
-        return torch.autocast(self.device.type, dtype, enabled=self.config.precision != "float32")
-
     def _train_step(self, batch: Batch) -> dict[str, float]:
-        self.network.train()
-        for module in self.frozen:
-            module.eval()
-        rate = learning_rate(self.config.optimizer, self.step, self.config.steps)
-        set_rate(self.optimizer, rate)
-        kept = [buffer.clone() for buffer in self.network.buffers()]
-        with self.autocast():
-            prediction = self.network(batch.images)
-        parts = self.objective(prediction, batch, self._taught(batch))
-        loss = torch.stack(list(parts.values())).sum()
-        if not loss.requires_grad:
-            raise ConfigError("optimizer.only: no loss reaches the parts that are to learn; weigh one in [loss]")
-        self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(loss).backward()
-        norm = self._step_optimizer()
-        if not math.isfinite(norm):  # the batch norms may have seen the garbage too
-            for buffer, before in zip(self.network.buffers(), kept, strict=True):
-                buffer.copy_(before)
-        self.step += 1
-        self.average.update(self.network, self.step)
-        values = {"loss": float(loss.detach()), "learning_rate": rate, "gradient_norm": norm}
-        return values | {"skipped": self.guard.refused} | {k: float(v.detach()) for k, v in parts.items()}
-
-    def _taught(self, batch: Batch) -> Tensor | None:
-        if self.teacher is None:
-            return None
-        with self.autocast():
-            return self.teacher(batch.images)
-
-    def _step_optimizer(self) -> float:
-        """Clip and apply the gradient unless it is garbage; its norm before. Raises PerceptionError on divergence."""
-        self.scaler.unscale_(self.optimizer)
-        clip = self.config.optimizer.clip or math.inf
-        norm = float(torch.nn.utils.clip_grad_norm_(self.network.parameters(), clip))
-        if self.guard.accepts(norm):
-            self.scaler.step(self.optimizer)
-        elif self.guard.refused_in_a_row >= _LOST:
+        values = self.learner.learn(batch, self.step)
+        if self.learner.guard.refused_in_a_row >= _LOST:
             raise PerceptionError(
                 f"{self.run}: no usable gradient for {_LOST} steps, at step {self.step}: the training has diverged; "
                 "start again with a lower optimizer.learning_rate"
             )
-        self.scaler.update()
-        return norm
+        self.step += 1
+        return values
 
     def _validate_if_due(self, records: Records, progress: Progress) -> bool:
         """Write a row of the log where one is due, with a score where a validation is; True after a validation."""
         config = self.config.validation
         every = (config.every_steps if config else 0) or self.mixture.epoch_steps
         is_end = self.step == self.config.steps
+        is_due = config is not None and (is_end or self.step % every == 0)
         confusion: Confusion | None = None
-        if config and self.validation and (is_end or self.step % every == 0):
-            classes, what = len(self.config.classes), f"validating at step {self.step}"
-            network, self._is_validating = self.average.network, True
-            confusion = validate(
-                network, self.validation, config.size, classes, self.autocast, lambda i, n: progress(what, i, n)
-            )
-            self._keep_if_best(confusion)
-            self._is_validating = False
-        if confusion or is_end or self.step % self.config.log_steps == 0:
-            records.write(confusion)
-        return confusion is not None
+        try:
+            if is_due:
+                self._is_validating = True
+                confusion = self._validated(progress)
+        finally:  # a validation that breaks off leaves the row its losses
+            if is_due or is_end or self.step % self.config.log_steps == 0:
+                records.write(confusion)
+        self._is_validating = False
+        return is_due
 
-    def _keep_if_best(self, confusion: Confusion) -> None:
-        self.miou = confusion.mean_iou()
-        before = f"best before {100 * self.best:.2f}" if self.best >= 0 else "the first"
-        log.info("step %d: validation mIoU %.2f (%s)", self.step, 100 * self.miou, before)
-        if self.miou > self.best:
-            beaten, self.best = self.best, self.miou
-            try:
-                self.save(BEST)
-            except SaveError as error:
-                self.best = beaten
-                log.warning("%s; the best weights are not kept this time", error)
+    def _validated(self, progress: Progress) -> Confusion:
+        """The score of the averaged weights, which are kept where they are the best."""
+        assert self.validation
+        assert self.config.validation
+        size, classes, what = self.config.validation.size, len(self.config.classes), f"validating at step {self.step}"
+        network, autocast = self.learner.average.network, self.learner.autocast
+        confusion = validate(network, self.validation, size, classes, autocast, lambda i, n: progress(what, i, n))
+        self.best.take(confusion.mean_iou(), self.step)
+        return confusion

@@ -24,7 +24,7 @@ def predict(network: nn.Module, image: NDArray[np.uint8], size: tuple[int, int] 
         network: in evaluation mode.
         size: (h, w) that the network sees; None: the picture's own, rounded to what the network takes.
     """
-    height, width = size or _rounded(image.shape, int(getattr(network, "divisor", 32)))
+    height, width = size or seen_size(network, image.shape)
     shape = image.shape[:2]
     if image.shape[:2] != (height, width):
         image = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR).astype(np.uint8)
@@ -35,7 +35,9 @@ def predict(network: nn.Module, image: NDArray[np.uint8], size: tuple[int, int] 
     return full.argmax(1)[0].to(torch.uint8).cpu().numpy()
 
 
-def _rounded(shape: tuple[int, ...], divisor: int) -> tuple[int, int]:
+def seen_size(network: nn.Module, shape: tuple[int, ...]) -> tuple[int, int]:
+    """Height and width that the network sees of a picture (h, w, ...): rounded to what it takes."""
+    divisor = int(getattr(network, "divisor", 32))
     height, width = (max(1, round(side / divisor)) * divisor for side in shape[:2])
     return height, width
 

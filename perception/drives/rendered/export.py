@@ -2,36 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
 
 import cv2
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from perception.drives.rendered.clip_folder import FOLDERS, ClipFolder, put
 from perception.drives.rendered.drive import RenderedDrive
 from perception.drives.rendered.truth import RenderedFrame
-from perception.errors import ConfigError, reason
-from perception.whole_file import in_place_of
+from perception.errors import ConfigError
 
 _LONGEST_S = 90.0
 _MOST_FRAMES = round(_LONGEST_S * 10)  # of a seed, ten a second
 _JPEG_QUALITY = 95  # a clip's pictures; lossless ones would be five times as large
-_FOLDERS = ("images", "labels", "instances")
 
-
-class _Clips(msgspec.Struct):
-    """clips.json."""
-
-    fps: float
-    clips: dict[str, Any] = {}  # by name
+log = logging.getLogger(__name__)
 
 
 def write_training_frames(
     directory: str | Path, count: int, seeds: Sequence[int], width: int, height: int
-) -> Iterator[int]:
+) -> Generator[int, None, None]:
     """Write `count` frames, spread over the seeds and far apart in time; yields after each how many there are.
 
     Makes images/000000.png (RGB), labels/000000.png (uint8 class index) and instances/000000.png (uint16 actor id).
@@ -45,7 +39,7 @@ def write_training_frames(
             f"take {-(-count // _MOST_FRAMES)} seeds or more"
         )
     root = Path(directory)
-    _make_folders(root, "")
+    _make_folders(root)
     done = 0
     for place, seed in enumerate(seeds):
         share = count * (place + 1) // len(seeds) - count * place // len(seeds)
@@ -59,63 +53,59 @@ def write_training_frames(
 
 def write_clips(
     directory: str | Path, seconds: float, fps: float, seeds: Sequence[int], width: int, height: int
-) -> Iterator[int]:
+) -> Generator[int, None, None]:
     """Write a clip of each seed, from anywhere in its drive; yields after each frame how many there are.
 
     Makes images/CLIP/000000.jpg, labels/CLIP/000000.png and instances/CLIP/000000.png as `write_training_frames` does,
     CLIP being the seed, with an actor's id the same in all frames of its clip; and clips.json, with the rate and, by
     clip and frame, the actors within the picture of which no pixel is visible. That is written after each clip, and
-    keeps the clips that were there.
-    Raises ConfigError when a clip would have no frame or be too long, has files there already or another rate than
-    those that are there, or the directory can't be written.
+    keeps the clips that others have put there. A clip that is there as asked is kept, and one that can't be finished
+    is removed, so that what was cut short goes on when it is repeated.
+    Raises ConfigError when a clip would have no frame or be too long, is there in part or of another length, other
+    clips there have another rate or size, or the directory can't be written.
     """
     length = round(seconds * fps)
     if not seeds or length < 1 or seconds > _LONGEST_S:
         raise ConfigError(f"{len(seeds)} clips of {seconds:g} s: at least one, of one frame to {_LONGEST_S:g} s")
-    root = Path(directory)
-    facts = _clips_there(root, [_clip_name(seed) for seed in seeds], fps)
+    folder = ClipFolder(Path(directory), fps, (width, height), length)
+    kept = folder.finished([_clip_name(seed) for seed in seeds])
+    if kept:
+        log.info("%s: there already, and kept: %s", directory, ", ".join(kept))
     done = 0
     for seed in seeds:
-        clip, hidden = _clip_name(seed), dict[str, list[int]]()
-        _make_folders(root, clip)
+        if _clip_name(seed) in kept:
+            done += length
+            yield done
+            continue
         start = int(np.random.default_rng([seed, 12]).integers(round((_LONGEST_S - seconds) * fps) + 1))
         drive = RenderedDrive(seed, width, height, fps=fps, start=start, frames=length)
+        for _ in _clip(folder, _clip_name(seed), drive):
+            done += 1
+            yield done
+
+
+def _clip(folder: ClipFolder, clip: str, drive: RenderedDrive) -> Generator[None, None, None]:
+    """Write a clip and list it; yields after each frame. Raises ConfigError where it can't be written."""
+    hidden: dict[str, list[int]] = {}
+    with folder.making(clip):
         for place, frame in enumerate(drive):
             assert frame.truth is not None
-            _write(root, f"{clip}/{place:06d}.png", frame, ".jpg")
+            _write(folder.root, f"{clip}/{place:06d}.png", frame, ".jpg")
             unseen = [actor.actor_id for actor in frame.truth.actors if not actor.visible_px]
             if unseen:
                 hidden[f"{place:06d}"] = unseen
-            done += 1
-            yield done
-        facts.clips[clip] = {"hidden": hidden}
-        _put(root / "clips.json", msgspec.json.encode(facts))
+            yield
+        folder.add(clip, {"hidden": hidden})
 
 
 def _clip_name(seed: int) -> str:
     return f"{seed:06d}"
 
 
-def _clips_there(root: Path, new: Sequence[str], fps: float) -> _Clips:
-    """What is known of the clips in the folder. Raises ConfigError where these new ones can't be put beside them."""
-    path = root / "clips.json"
+def _make_folders(root: Path) -> None:
     try:
-        there = msgspec.json.decode(path.read_bytes(), type=_Clips) if path.exists() else _Clips(fps)
-    except (OSError, msgspec.MsgspecError) as error:
-        why = reason(error) if isinstance(error, OSError) else error
-        raise ConfigError(f"{path}: {why}; render into another folder") from None
-    if there.fps != fps:
-        raise ConfigError(f"{path}: the clips there have {there.fps:g} fps, not {fps:g}; render into another folder")
-    for folder in (root / name / clip for clip in new for name in _FOLDERS):
-        if folder.is_dir() and any(folder.iterdir()):
-            raise ConfigError(f"{folder} has files already; remove that clip, or name another --first-seed or folder")
-    return there
-
-
-def _make_folders(root: Path, clip: str) -> None:
-    try:
-        for name in _FOLDERS:
-            (root / name / clip).mkdir(parents=True, exist_ok=True)
+        for name in FOLDERS:
+            (root / name).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"{root}: can't be written ({error.strerror}); name a directory that can") from None
 
@@ -130,13 +120,4 @@ def _write(root: Path, name: str, frame: RenderedFrame, suffix: str = ".png") ->
 
 
 def _put_picture(path: Path, picture: NDArray[Any], options: Sequence[int] = ()) -> None:
-    _put(path, cv2.imencode(path.suffix, picture, options)[1].tobytes())
-
-
-def _put(path: Path, data: bytes) -> None:
-    """Whole or not at all. Raises ConfigError where it can't be written."""
-    try:
-        with in_place_of(path) as partial:
-            partial.write_bytes(data)
-    except OSError as error:
-        raise ConfigError(f"{path}: can't be written ({reason(error)}); make room, or name another directory") from None
+    put(path, cv2.imencode(path.suffix, picture, options)[1].tobytes())

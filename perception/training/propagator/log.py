@@ -39,3 +39,7 @@ class Log:
         minutes = (time.monotonic() - self._started) / 60
         self._file.add({"step": str(step)} | {k: f"{v:.6g}" for k, v in ({"minutes": minutes} | means).items()})
         self._sums = {}
+
+    def flush(self) -> None:
+        """Write the rows that a full disk refused, if it has room now."""
+        self._file.flush()

@@ -133,6 +133,8 @@ class ReaderTrainer:
         except SaveError as error:
             from_where = "from the last checkpoint" if (self.run / LAST).exists() else "with its clips from the start"
             raise SaveError(f"{error}; make room and go on {from_where} with --resume") from None
+        finally:
+            rows.flush()
         return self.step >= self.settings.steps
 
     def _try_to_save(self) -> None:
