@@ -91,9 +91,7 @@ class ServedEngine:
         if standing.opened.carrier is None or not self._ladder.wants("carry"):
             return None
         state = self.read_state()
-        if (
-            self._ladder.serving is not standing
-        ):  # its device may not answer, and here nobody could leave a fetch behind
+        if self._ladder.serving is not standing:  # its device may not answer: nothing of it is fetched in this thread
             return None
         return self._ladder.kept(standing, lambda: _copies({**state, **arrays}))
 
