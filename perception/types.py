@@ -6,7 +6,7 @@ subscriber can import this module without paying for it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
@@ -46,6 +46,10 @@ class Features:
     context: NDArray[np.float32]  # (c, h/16, w/16) what the decoders start from: rather what it is than which one
     fine8: NDArray[np.float32]  # (c, h/8, w/8)
     fine4: NDArray[np.float32]  # (c, h/4, w/4)
+
+
+FEATURES = tuple(field.name for field in fields(Features))
+"""Their names, as a graph's outputs have them."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -26,6 +26,15 @@ def in_place_of(path: Path) -> Iterator[Path]:
             partial.unlink(missing_ok=True)
 
 
+def sync(path: Path) -> None:
+    """Make a file's bytes, or the names in a folder, safe from a power failure. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def remove_partials(folder: Path) -> None:
     """Remove what processes that were killed left half-written; only where none can be writing."""
     for left in folder.glob(".*.partial"):

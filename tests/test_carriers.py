@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from perception.errors import ModelError
 from perception.propagation.affinity import AffinityCarrier
 from perception.propagation.carrier import CELL, Carried, Carrier, Kept
-from perception.propagation.memory import FEATURES, LAST, NEW_KEY, OLD_KEY, RECENT, MemoryCarrier
+from perception.propagation.memory import LAST, NEW_KEY, OLD_KEY, RECENT, MemoryCarrier
 from perception.protocols import TensorSpec
-from perception.types import Features
+from perception.types import FEATURES, Features
 from tests.fakes import LOOKS, MASKS, PERIOD_NS, features
 
 H, W = MASKS[1] // CELL, MASKS[0] // CELL

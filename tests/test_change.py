@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from perception.drives.rendered import RenderedDrive
-from perception.propagation.change import FLICKER_NS, SceneChange, Small, is_cut, thumbnail
+from perception.propagation.change import FLICKER_NS, SceneChange, is_cut, thumbnail
 from perception.types import Frame
 from tests.fakes import PERIOD_NS
 
@@ -112,14 +112,15 @@ def test_an_outlook_knows_of_the_flicker_and_tells_it_nobody():
     assert before.cut(frames[1]) == "the picture jumped"
 
 
-def test_a_frame_looked_at_ahead_is_made_small_once_and_no_picture_is_held():
+def test_a_frame_looked_at_ahead_is_made_small_once_and_no_picture_is_held(monkeypatch):
     made: list[int] = []
 
     def counted(image: Image) -> NDArray[np.float32]:
         made.append(id(image))
         return thumbnail(image)
 
-    change = SceneChange(small=Small(counted))
+    monkeypatch.setattr("perception.propagation.change.thumbnail", counted)
+    change = SceneChange()
     frames = frames_of(rendered(1, 3))
     for frame in frames:
         change.outlook(has_seen=True).is_blind(frame)

@@ -28,7 +28,6 @@ from perception.training.checkpoint import AVERAGED, About, load_network, save_c
 from perception.training.export import ExportSettings, Report, export, in_pytorch, wrapped, write_graph  # noqa: E402
 from perception.training.networks import NetworkConfig, build_network  # noqa: E402
 from perception.training.parity import (  # noqa: E402
-    FEATURES,
     Agreement,
     Loss,
     Outputs,
@@ -37,6 +36,7 @@ from perception.training.parity import (  # noqa: E402
     require_little_loss,
 )
 from perception.training.quantise import Pictures, quantise  # noqa: E402
+from perception.types import FEATURES  # noqa: E402
 
 THINGS = ("car", "pedestrian", "bicyclist")
 SIZE = (128, 112)  # width, height: the least that U-Net with valid padding mirrors

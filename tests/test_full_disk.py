@@ -46,12 +46,7 @@ train_command(Request(sys.argv[1], Path(sys.argv[2]), device="cpu", steps=4), pr
 """
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def steps_of(run: Path) -> list[tuple[str, bool]]:

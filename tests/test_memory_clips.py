@@ -26,13 +26,7 @@ from perception.training.targets import UNKNOWN  # noqa: E402
 from tests.memory_fakes import clip_of, walking_ids  # noqa: E402
 from tests.training_fakes import no_file_beyond  # noqa: E402
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def picture(things: int = 3) -> Sample:

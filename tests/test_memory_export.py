@@ -39,12 +39,7 @@ SIZE = (32, 64)  # height, width of the masks
 FEATURES = ("keys", "context", "fine8", "fine4")
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -11,13 +11,7 @@ from perception.training.propagator.rollout import frame_losses, rollout_loss, s
 from perception.training.propagator.sequences import stacked  # noqa: E402
 from tests.memory_fakes import sequence_of, walking_ids  # noqa: E402
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.mark.parametrize("ids", [walking_ids(4, objects=0), walking_ids(4)], ids=["without objects", "with objects"])

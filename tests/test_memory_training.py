@@ -34,12 +34,7 @@ from tests.training_fakes import no_file_beyond, write_pictures  # noqa: E402
 STEPS = 4
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def quiet(_what: str, _done: int, _total: int) -> None:

@@ -21,13 +21,7 @@ from perception.training.run_folder import held  # noqa: E402
 from perception.whole_file import beside  # noqa: E402
 from tests.training_fakes import CONFIG, no_file_beyond, write_config  # noqa: E402
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def quiet(_what: str, _done: int, _total: int) -> None:

@@ -49,12 +49,7 @@ REALTIME = CONFIG.replace('kind = "unet"\nwidth = 8', 'kind = "realtime"\nwidth 
 REALTIME = REALTIME.replace("samples = 2", 'samples = 2\ninstances = "exact"')
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def quiet(_what: str, _done: int, _total: int) -> None:

@@ -79,12 +79,13 @@ class LoweredGraphs:
         Raises:
             ModelError: they can't be made. CacheError: others could have written them.
         """
-        missing = [part for part in parts if self._found(files, part, size, precision) is None]
+        found = {part: self._found(files, part, size, precision) for part in parts}
+        missing = [part for part, path in found.items() if path is None]
         if any(precision_of(part, precision) in CALIBRATED for part in missing):
             raise ModelError(f"{precision} is calibrated on the camera's pictures first: {calibrate}")
         if missing:
             self.make(files, missing, size, precision)
-        found = {part: self._found(files, part, size, precision) for part in parts}
+            found |= {part: self._found(files, part, size, precision) for part in missing}
         if lost := [part for part, path in found.items() if path is None]:
             raise ModelError(f"{self._entries.folder}: the graph of the {lost[0]} was removed or changed by another")
         return {part: path for part, path in found.items() if path}

@@ -16,6 +16,7 @@ from mcap.writer import MCAP0_MAGIC, CompressionType, Writer
 
 from perception.drives.layout import ABOUT, ACTIVE, CERTIFICATE, About, Certificate, Channel, to_metadata
 from perception.drives.schemas import schema_of
+from perception.whole_file import sync
 
 _CHUNK = 1 << 30  # chunks end where `flush` says so: at the end of a frame
 _TABLE_EVERY_NS = 250_000_000
@@ -96,7 +97,7 @@ class SegmentWriter:
         """
         os.fdatasync(self._fd)
         if not self._is_named:
-            _sync_folder(self.path.parent)
+            sync(self.path.parent)
             self._is_named = True
         there, ours = os.stat(self.active), os.fstat(self._fd)
         if (there.st_dev, there.st_ino) != (ours.st_dev, ours.st_ino):
@@ -116,7 +117,7 @@ class SegmentWriter:
         with contextlib.suppress(OSError):  # it is synced, and its descriptor gone all the same
             os.close(self._fd)
         with contextlib.suppress(OSError):  # the file is whole, and perhaps only its new name is not on the disk yet
-            _sync_folder(self.path.parent)
+            sync(self.path.parent)
 
     def abandon(self) -> None:
         """Let the file go as it is: it keeps the name of an unfinished one."""
@@ -215,12 +216,3 @@ def _table(schemas: list[Schema], channels: list[ChannelRecord]) -> bytes:
         builder
     )
     return builder.end()
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the names in a folder safe from a power failure."""
-    fd = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -21,6 +21,7 @@ import msgspec
 
 from perception.errors import ModelError, reason
 from perception.folders import check_private
+from perception.whole_file import sync
 
 MANIFEST = "manifest.json"
 PARTIAL = ".partial-"
@@ -163,13 +164,13 @@ class Entries:
         (partial / MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=1))
         for part in (path, partial / MANIFEST):
             part.chmod(0o600)  # whatever the umask: `find` takes nothing that others could write
-            _sync(part)
-        _sync(partial)
+            sync(part)
+        sync(partial)
         folder = self.path(name)
         if folder.exists():
             shutil.rmtree(folder)
         partial.rename(folder)
-        _sync(folder.parent)
+        sync(folder.parent)
 
     def remove(self, name: str, manifest: Manifest | None = None) -> None:
         """Drop an entry, whatever its hash says. Never raises.
@@ -215,11 +216,3 @@ def _check_safe(path: Path, forbidden: int = WRITABLE) -> None:
     found = path.stat()
     if found.st_uid not in (0, os.geteuid()) or found.st_mode & forbidden:
         raise PermissionError(f"{path} can be changed by other users: remove it, or chmod go-w and chown it")
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -26,6 +26,7 @@ from perception.fleet.figures import Figures, changes
 from perception.fleet.task import OUTCOME, Outcome
 from perception.replay.result import digest_of
 from perception.strict_toml import check, read_tables
+from perception.whole_file import in_place_of
 
 FORMAT = 1
 _HEAD = "# Written by `perception test --accept`. The result beside it is a recording: perception compare, Foxglove.\n"
@@ -216,12 +217,10 @@ def _place(result: Path, to: Path) -> None:
 
 
 def _write(file: Path, text: str) -> None:
-    partial = file.with_name(f".{file.name}-{os.getpid()}")
-    with partial.open("w", encoding="utf-8") as opened:
+    with in_place_of(file) as partial, partial.open("w", encoding="utf-8") as opened:
         opened.write(text)
         opened.flush()
         os.fsync(opened.fileno())
-    partial.replace(file)
 
 
 def _changed(old: Reference, new: Reference) -> list[str]:

@@ -14,11 +14,10 @@ from perception.models.card import ModelFiles
 from perception.models.grouping import group_things
 from perception.protocols import Engine, KeepingEngine, TensorSpec
 from perception.stopwatch import Stopwatch
-from perception.types import Features, Panoptic, Segment
+from perception.types import FEATURES, Features, Panoptic, Segment
 
 FRAME, LABELS, INSTANCES, SEGMENTS = "frame", "labels", "instances", "segments"
 CONFIDENCE, LOOKS = "confidence", "looks"
-FEATURES = ("keys", "context", "fine8", "fine4")
 CLASS, SCORE, AREA = range(3)  # columns of the output `segments`
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import hashlib
 import weakref
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,12 +55,11 @@ class SceneChange:
 
     Args:
         longest_step_ns: a longer gap between two frames ends all that was known [ns].
-        small: makes the thumbnails.
     """
 
-    def __init__(self, longest_step_ns: int = 2_000_000_000, small: Small | None = None) -> None:
+    def __init__(self, longest_step_ns: int = 2_000_000_000) -> None:
         self.longest_step_ns = longest_step_ns
-        self._small = small or Small()  # an outlook's copy shares it
+        self._small = Small()  # an outlook's copy shares it
         self.stamp_ns: int | None = None
         self._image: NDArray[np.uint8] | Fingerprint | None = None
         self._thumbnail: NDArray[np.float32] | None = None
@@ -136,14 +134,13 @@ class Small:
     The picture itself is not kept alive. Threads that ask for different ones make them more than once, no worse.
     """
 
-    def __init__(self, make: Callable[[NDArray[np.uint8]], NDArray[np.float32]] = thumbnail) -> None:
-        self._make = make
+    def __init__(self) -> None:
         self._last: tuple[weakref.ref[NDArray[np.uint8]], NDArray[np.float32]] | None = None
 
     def of(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
         last = self._last  # read and replaced as a whole, so that no thread meets another one's picture
         if last is None or last[0]() is not image:
-            self._last = last = weakref.ref(image), self._make(image)
+            self._last = last = weakref.ref(image), thumbnail(image)
         return last[1]
 
 

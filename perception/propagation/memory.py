@@ -18,11 +18,10 @@ from perception.errors import ModelError
 from perception.propagation.carrier import Carried, Kept
 from perception.propagation.flaws import flaw
 from perception.protocols import Engine, KeepingEngine
-from perception.types import Features
+from perception.types import FEATURES, Features
 
 log = logging.getLogger(__name__)
 
-FEATURES = ("keys", "context", "fine8", "fine4")
 STATE = ("keys", "values", "known", "last_key", "last_look", "pointers", "areas")
 OUTPUTS = ("probabilities", "presence", "quality")
 WRITES = ("masks", "entry", "kept", "taught", "active", "age_s", "filled")

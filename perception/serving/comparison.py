@@ -12,9 +12,8 @@ from perception.propagation.carrier import Carried
 from perception.propagation.flaws import flaw
 from perception.serving.report import Tolerance
 from perception.serving.segments import inconsistency
-from perception.types import VOID, Features, Panoptic
+from perception.types import FEATURES, VOID, Features, Panoptic
 
-FEATURES = ("keys", "context", "fine8", "fine4")
 ENCODERS = "encoder's "  # features
 CELL, MIDDLE = 4, 2  # of the finest features [mask px]: where looks are taken
 LEAST_SHARE = 0.003  # of the pixels: the IoU of a smaller class, or of masks carried, says nothing

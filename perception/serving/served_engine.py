@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 from perception.errors import DeviceError, ModelError
 from perception.propagation.flaws import flaw
-from perception.propagation.memory import FEATURES
 from perception.protocols import Engine, KeepingEngine
 from perception.serving.ladder import Ladder, ServedModel
 from perception.serving.rungs import Opened, Standing
 from perception.serving.samples import carrying
+from perception.types import FEATURES
 
 FETCH_EVERY = 10  # steps on an accelerator that keeps the state: a lost device takes with it no more than these
 

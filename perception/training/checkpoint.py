@@ -18,7 +18,7 @@ from perception.errors import ModelError, PerceptionError, reason
 from perception.models.card import WEIGHTS
 from perception.training.networks import build_network
 from perception.training.networks.config import NetworkConfig
-from perception.whole_file import in_place_of
+from perception.whole_file import in_place_of, sync
 
 FORMAT = "perception-training-1"
 NETWORK, AVERAGED = "network.", "averaged."  # beginnings of tensor names
@@ -67,11 +67,7 @@ def write_whole(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, s
 def _flush_folder(folder: Path) -> None:
     """Make the rename itself last through a power cut, where the file system can do that."""
     with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        sync(folder)
 
 
 def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], About]:

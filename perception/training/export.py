@@ -21,7 +21,6 @@ from perception.training.checkpoint import About, load_network, shipped_or
 from perception.training.networks.input_size import input_size
 from perception.training.networks.prediction import Prediction
 from perception.training.parity import (
-    FEATURES,
     Agreement,
     Loss,
     compare,
@@ -33,6 +32,7 @@ from perception.training.parity import (
     require_little_loss,
 )
 from perception.training.quantise import for_bfloat16, quantise
+from perception.types import FEATURES
 
 OPSET = 17
 CELL = 4  # [px] of the confidence's grid

@@ -21,6 +21,7 @@ from perception.models.graph import scaled
 from perception.opencv import cv2
 from perception.protocols import Engine
 from perception.training.pictures import evenly_spaced
+from perception.types import FEATURES
 
 # In float32 only pixels whose two best logits differ by rounding may change class: below 0.05 % of trained networks'
 # pixels. A Resize with another convention, or a mean that is off, changes over 1 %.
@@ -30,7 +31,6 @@ MOST_OFFSET = 0.5  # difference of offsets [px]
 LEAST_SIMILAR = 0.95  # labels that rounding leaves as they are, where no truth says what the change is worth
 MOST_FRAMES = 20
 SEED, APART = 0, 45  # of the rendered frames; 1.5 s apart
-FEATURES = ("keys", "context", "fine8", "fine4")  # outputs of a panoptic graph, and of its encoder alone
 LEAST_COSINE = 0.999  # of a feature with PyTorch's, in float32, mean over the cells
 Outputs = dict[str, NDArray]
 Run = Callable[[NDArray[np.uint8]], Outputs]
