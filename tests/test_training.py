@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -106,6 +107,11 @@ def test_a_shipped_configuration_is_valid_and_its_network_can_be_built(name, tmp
         ("samples = 2", "samples = 2\nscale = [2.0, 1.0]", "data.a.scale: .* upside down"),
         ('kind = "unet"', 'kind = "unett"', "network.kind"),
         ("[data.a]", "[data.validation]", "the name is taken"),
+        (
+            "samples = 2",
+            'samples = 2\ntaught = false\n[teacher]\ncheckpoint = "road"',
+            "every data set has taught = false",
+        ),
         ("[network]", '[loss]\nsemantic = { ohm = 1.0 }\n[network]', "'ohm' is not one of .*did you mean 'ohem'"),
         (
             "[network]",
@@ -721,6 +727,42 @@ def test_several_teachers_and_their_mirror_images_teach_the_mean_of_their_probab
     looks = [n(x.flip(-1)).semantic.flip(-1) if flip else n(x).semantic for n in teacher.networks for flip in (0, 1)]
     expected = torch.stack([look.softmax(1) for look in looks]).mean(0)
     assert torch.allclose(teacher(x).softmax(1), expected, atol=1e-4)
+
+
+@torch.no_grad()
+def test_a_teacher_looks_at_pictures_in_several_sizes(straight):
+    checkpoint = str(straight / "run" / "best.safetensors")
+    teacher = open_teacher(TeacherConfig(checkpoint=checkpoint, scales=(1.0, 1.5)), Path(), CLASSES)
+    x = torch.rand(1, 3, 32, 64)
+    (network,) = teacher.networks
+    looks = [network(x).semantic, network(resized(x, (48, 96))).semantic]
+    expected = torch.stack([resized(look, (48, 96)).softmax(1) for look in looks]).mean(0)
+    assert torch.allclose(teacher(x).softmax(1), expected, atol=1e-4)
+
+
+def resized(x: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    return torch.nn.functional.interpolate(x, size, mode="bilinear", align_corners=False)
+
+
+TAUGHT_APART = """
+[data.b]
+label_set = "camvid12"
+folder = "a"
+taught = false
+[teacher]
+checkpoint = "road"
+"""
+
+
+def test_a_data_set_can_be_kept_from_the_teacher(tmp_path):
+    batch = mixture(tmp_path, CONFIG + TAUGHT_APART).batch(0)
+    assert batch.is_taught is not None
+    assert batch.is_taught.tolist() == [True, True, False]
+    taught = torch.rand(2, 3, 32, 48)
+    objective = Objective(LossConfig(), MEANING, TeacherConfig(checkpoint="road", temperature=1.0))
+    logits = torch.rand(3, 3, 32, 48)
+    parts = objective(Prediction(logits), replace(batch, codes=torch.zeros(3, 32, 48).long()), taught)
+    assert torch.allclose(parts["distillation"], distillation_loss(logits[:2], taught, 1.0))
 
 
 def test_a_shipped_checkpoint_teaches_by_its_name(tmp_path):

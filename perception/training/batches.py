@@ -41,6 +41,7 @@ class Batch:
     is_thing: Tensor | None = None  # (n, 1, h/t, w/t) float32
     is_known: Tensor | None = None  # (n, 1, h/t, w/t) float32
     weight: Tensor | None = None  # (n, h, w) float32 weight of each pixel in the semantic loss
+    is_taught: Tensor | None = None  # (n,) bool: which samples a teacher looks at; None: all
 
     def to(self, device: torch.device) -> Batch:
         """The batch on `device`."""
@@ -67,7 +68,8 @@ class Mixture:
         images = torch.from_numpy(np.stack([s.image for s in samples])).permute(0, 3, 1, 2)
         x = images.float().div_(127.5).sub_(1).contiguous(memory_format=torch.channels_last)
         codes = torch.from_numpy(np.stack([s.labels for s in samples]).astype(np.int64))
-        return Batch(x, codes, weight=self._weight(samples), **self._instance_targets(samples))
+        weight, is_taught = self._weight(samples), self._is_taught()
+        return Batch(x, codes, weight=weight, is_taught=is_taught, **self._instance_targets(samples))
 
     def samples(self, step: int) -> Iterator[Sample]:
         """The augmented samples of a step, data set by data set."""
@@ -144,6 +146,12 @@ class Mixture:
         ]
         planes = zip(PanopticTargets._fields, zip(*targets, strict=True), strict=True)
         return {name: torch.from_numpy(np.stack(plane)) for name, plane in planes}
+
+    def _is_taught(self) -> Tensor | None:
+        configs = [self.config.data[dataset.name] for dataset in self.datasets]
+        if self.config.teacher is None or all(config.taught for config in configs):
+            return None
+        return torch.tensor([config.taught for config in configs for _ in range(config.samples)])
 
     def _weight(self, samples: Sequence[Sample]) -> Tensor | None:
         factor = self.config.loss.small_instances

@@ -40,6 +40,7 @@ class DataConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     label_files: str = "labels/{name}.png"
     instance_files: str = "instances/{name}.png"
     least_instance: Annotated[int, msgspec.Meta(ge=1, le=65534)] = 1  # instance values below it are crowds
+    taught: bool = True  # a [teacher] looks at it too; exact truth needs none
 
 
 class ValidationConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -106,6 +107,7 @@ class TeacherConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
 
     checkpoint: str | Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]  # of the same classes; several: their mean
     mirrored: bool = False  # with what each says of the mirror image
+    scales: Annotated[tuple[Scale, ...], msgspec.Meta(min_length=1)] = (1.0,)  # of the crop, that each looks at
     weight: Weight = 1.0
     temperature: Annotated[float, msgspec.Meta(gt=0, le=100)] = 2.0
 
@@ -194,3 +196,5 @@ def _check_rules(config: TrainingConfig, where: str) -> None:
     loss = config.loss
     if not (any(loss.semantic.values()) or loss.coarse or loss.auxiliary or config.has_instances):
         raise ConfigError(f"{where}: loss: every weight is 0; nothing would be learnt")
+    if config.teacher and not any(d.taught for d in config.data.values()):
+        raise ConfigError(f"{where}: data: every data set has taught = false; leave one of them to the [teacher]")

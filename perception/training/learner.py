@@ -125,8 +125,9 @@ class Learner:
     def _taught(self, batch: Batch) -> Tensor | None:
         if self.teacher is None:
             return None
+        images = batch.images if batch.is_taught is None else batch.images[batch.is_taught]
         with self.autocast():
-            return self.teacher(batch.images)
+            return self.teacher(images.contiguous(memory_format=torch.channels_last))
 
     def _step_optimizer(self) -> float:
         """Clip and apply the gradient unless it is garbage; its norm before."""

@@ -38,7 +38,7 @@ class Objective:
 
         Args:
             prediction: of the network in training, at whatever strides it has.
-            taught: (n, classes, h', w') the teacher's logits for the same images.
+            taught: (m, classes, h', w') the teacher's logits for the images of `batch.is_taught`.
         """
         parts: dict[str, Tensor] = {}
         logits = self._as_used(prediction.semantic, batch) if self._wants_logits else prediction.semantic
@@ -51,7 +51,8 @@ class Objective:
             loss = LOSSES["ohem"](_resized(prediction.auxiliary, small.shape[-2:]), small)
             parts["auxiliary"] = self.config.auxiliary * loss
         if taught is not None and self.teacher is not None:
-            loss = distillation_loss(logits, self._as_used(taught, batch), self.teacher.temperature)
+            learning = logits if batch.is_taught is None else logits[batch.is_taught]
+            loss = distillation_loss(learning, self._as_used(taught, batch), self.teacher.temperature)
             parts["distillation"] = self.teacher.weight * loss
         return parts | self._instances(prediction, batch)
 
