@@ -7,7 +7,6 @@ not given again. The pipeline's thread hands over a value and never waits for th
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import logging
 import os
@@ -17,11 +16,12 @@ import time
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, TextIO
+from typing import Annotated
 
 import msgspec
 
 from perception.folders import check_private, state_folder
+from perception.lock_file import hold
 from perception.propagation.continuation import State, checked
 from perception.types import Scene, TrackState
 
@@ -153,7 +153,7 @@ class CheckpointFile:
         self.path, self.about = path, about
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         check_private(path.parent)
-        self._lock = _locked(path.with_suffix(".lock"))
+        self._lock = hold(path.with_suffix(".lock"))
         self.refused = ""
         self.found = self._read(within_ns)
 
@@ -303,14 +303,3 @@ class Continuity:
             log.warning("this run can't be continued after a restart: %s: %s", self._file.path, why)
         self._is_broken = True
         self._file.remove()
-
-
-def _locked(path: Path) -> TextIO:
-    """A locked file; the kernel lets it go when the process ends, however it ends. Raises OSError."""
-    file = open(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600), "r+")  # noqa: SIM115
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        file.close()
-        raise BlockingIOError(f"another process holds {path}") from None
-    return file

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,10 +69,19 @@ class Prepared:
     loss: PrecisionLoss
 
 
-def prepare(launch: Launch, wishes: Wishes, progress: Progress, ways: Ways | None = None) -> Prepared:
+def prepare(
+    launch: Launch,
+    wishes: Wishes,
+    progress: Progress,
+    ways: Ways | None = None,
+    measured: Callable[[PrecisionLoss], None] = lambda _loss: None,
+) -> Prepared:
     """Build the plans that a launch file's model needs, in a child; load them, and hold them against the reference.
 
     What loses too much is refused for the node, too, until it is built `again` or on other terms.
+
+    Args:
+        measured: called with the loss, also where it is too much.
 
     Raises:
         PerceptionError: they can't be built, do not agree with the reference, or lose too much.
@@ -91,6 +100,7 @@ def prepare(launch: Launch, wishes: Wishes, progress: Progress, ways: Ways | Non
             progress("conformance", 1, 1)
             assert candidate.report
             loss = _loss(serving, rung.recipe, launch, wishes, progress)
+            measured(loss)
             _require(loss, rung, wishes)
         return Prepared(candidate.report, rung.manifests(size), loss)
 

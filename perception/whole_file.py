@@ -26,6 +26,12 @@ def in_place_of(path: Path) -> Iterator[Path]:
             partial.unlink(missing_ok=True)
 
 
+def write(path: Path, data: bytes | memoryview) -> None:
+    """The bytes whole, or what was there before. Raises OSError."""
+    with in_place_of(path) as partial:
+        partial.write_bytes(data)
+
+
 def sync(path: Path) -> None:
     """Make a file's bytes, or the names in a folder, safe from a power failure. Raises OSError."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)

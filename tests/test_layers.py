@@ -21,6 +21,7 @@ NOUNS = {
     "images",
     "looks",
     "whole_file",
+    "lock_file",
 }
 ALLOWED: dict[str, set[str]] = {
     "types": set(),
@@ -33,6 +34,7 @@ ALLOWED: dict[str, set[str]] = {
     "machine": set(),
     "folders": set(),
     "whole_file": set(),
+    "lock_file": set(),
     "images": {"errors", "opencv", "jpeg"},
     "labels": {"errors"},
     "looks": {"types"},

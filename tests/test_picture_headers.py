@@ -122,6 +122,14 @@ def test_a_turned_picture_is_no_picture_of_a_labelled_set(tmp_path):
         pictures_of(tmp_path, truth)
 
 
+def test_a_picture_of_another_size_than_its_labels_is_found_before_the_work(tmp_path):
+    write_picture(tmp_path / "labels" / "a.png", np.zeros((8, 15), np.uint8))
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a.jpg").write_bytes(jpeg(1))
+    with pytest.raises(ConfigError, match=r"labels/a\.png: 15x8, its picture is 16x8; they must have one size"):
+        pictures_of(tmp_path, LabelFolder(tmp_path, CLASSES))
+
+
 def test_a_turned_picture_is_no_picture_of_davis(tmp_path):
     write_picture(tmp_path / "Annotations" / "v" / "0.png", np.zeros((8, 16), np.uint8))
     (tmp_path / "JPEGImages" / "v").mkdir(parents=True)

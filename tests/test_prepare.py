@@ -14,6 +14,7 @@ from perception.cli.build import loss_table
 from perception.config import Launch
 from perception.engines import chosen, measured
 from perception.errors import ConfigError, ModelError
+from perception.models.precision_loss import PrecisionLoss
 from perception.opencv import cv2
 from perception.prepare import Wishes, prepare, selftest
 from perception.serving.rungs import Refused
@@ -81,8 +82,10 @@ def test_else_it_is_measured_against_float32(tmp_path: Path, faults: Path) -> No
 
 def test_what_loses_too_much_is_refused_for_the_node_too(tmp_path: Path, faults: Path) -> None:  # noqa: F811
     launch, wishes = launch_of(tmp_path), dataclasses.replace(WISHES, max_loss=-1.0)
+    losses: list[PrecisionLoss] = []
     with pytest.raises(ModelError, match="at most -1"):
-        prepare(launch, wishes, quiet, WAYS)
+        prepare(launch, wishes, quiet, WAYS, losses.append)
+    assert [loss.mean for loss in losses] == [pytest.approx(0, abs=0.01)]
     assert not [path for path in (tmp_path / "plans" / "plans").iterdir() if path.is_dir()]
     with closing(Drive(launch)) as drive:
         drive.step_until(lambda: drive.row().state == "refused")

@@ -49,10 +49,14 @@ def build(
     wishes = Wishes(_size(size), again, calibrate, labelled, max_loss, max_class_loss)
     asked = {"precision": precision, "network_every": network_every, "cache": str(cache.absolute()) if cache else ""}
     launch = _with(launch, asked, tracking)
-    with progress_bar() as bar:
-        done = prepare(launch, wishes, lines_of(bar))
-    print(done.report.text(), end="")
-    Console().print(loss_table(done.loss))
+    measured: list[PrecisionLoss] = []
+    try:
+        with progress_bar() as bar:
+            done = prepare(launch, wishes, lines_of(bar), measured=measured.append)
+        print(done.report.text(), end="")
+    finally:  # what is refused for its loss shows it, too
+        for loss in measured:
+            Console().print(loss_table(loss))
     for part, (folder, manifest) in done.plans.items():
         print(f"{part}: {folder} ({manifest.size / 1e6:.1f} MB, built in {manifest.took_s:.1f} s)")
 

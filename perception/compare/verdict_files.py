@@ -10,13 +10,12 @@ from xml.etree import ElementTree
 from perception.compare.comparison import Comparison
 from perception.compare.findings import KINDS
 from perception.compare.plain import one_line
-from perception.whole_file import in_place_of
+from perception.whole_file import write
 
 
 def replace_text(path: Path, text: str) -> None:
     """Write a file as a whole or not at all. Raises OSError."""
-    with in_place_of(path) as partial:
-        partial.write_text(text, encoding="utf-8")
+    write(path, text.encode())
 
 
 def write_json(path: Path, comparison: Comparison) -> None:

@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import glob
 import hashlib
 import os
@@ -21,6 +20,7 @@ import msgspec
 
 from perception.errors import ModelError, reason
 from perception.folders import check_private
+from perception.lock_file import hold
 from perception.whole_file import sync
 
 MANIFEST = "manifest.json"
@@ -199,9 +199,7 @@ class Entries:
     @contextlib.contextmanager
     def locked(self, name: str, waits: bool = True) -> Iterator[None]:
         """The kernel lets the lock go when the process ends, however it ends. Raises OSError."""
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-        with open(os.open(f"{self.path(name)}.lock", flags, 0o600), "r+") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if waits else fcntl.LOCK_NB))
+        with hold(Path(f"{self.path(name)}.lock"), waits):
             yield
 
 

@@ -11,7 +11,7 @@ import msgspec
 
 from perception.folders import cache_folder
 from perception.machine import cpu_name, versions
-from perception.whole_file import in_place_of
+from perception.whole_file import write
 
 CpuEngine = Literal["onnxruntime", "openvino"]
 FILE = "fastest.json"
@@ -35,8 +35,7 @@ def remember(step_ms: Mapping[CpuEngine, float]) -> Path:
     """Have `auto` take the fastest of these from now on. Raises OSError."""
     path = cache_folder() / FILE
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with in_place_of(path) as partial:
-        partial.write_bytes(msgspec.json.encode(Measured(*machine(), dict(step_ms))))
+    write(path, msgspec.json.encode(Measured(*machine(), dict(step_ms))))
     return path
 
 

@@ -21,7 +21,7 @@ from perception.engines.tensorrt_api import (
     watch,
 )
 from perception.errors import DeviceError, ModelError, reason
-from perception.whole_file import in_place_of
+from perception.whole_file import write
 
 if TYPE_CHECKING:
     from perception.engines.tensorrt_engine import TensorRtEngine
@@ -207,7 +207,6 @@ def _with_timings(config: Any, file: Path) -> Any:
 def _write(path: Path, data: Any) -> None:
     """All of it or nothing."""
     try:
-        with in_place_of(path) as partial:
-            partial.write_bytes(memoryview(data))
+        write(path, memoryview(data))
     except OSError as error:
         raise ModelError(f"{path}: {reason(error)}") from None

@@ -1,4 +1,4 @@
-"""What the header of a picture says and decoding hides: few bits a pixel, pixels that are stored turned."""
+"""What the header of a picture says: its size; few bits a pixel and a turned picture, which decoding hides."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import BinaryIO, Literal
 
 from perception.errors import ConfigError
+from perception.images import image_size
 
+_HEADER_BYTES = 2**16  # in which nearly all files say their size
 _ORIENTATION = 0x0112  # EXIF's tag
 _APP1, _SCAN, _END = 0xE1, 0xDA, 0xD9  # JPEG markers: EXIF's segment, and what it never stands behind
 
@@ -34,6 +36,23 @@ def require_upright(path: Path) -> None:
             f"{path}: stored turned (EXIF orientation {turned}), its labels are not; write picture and labels upright, "
             "without the tag"
         )
+
+
+def require_one_size(picture: Path, labels: Path) -> None:
+    """Raises ConfigError where both headers say their sizes, and these differ."""
+    sizes = [_size(path) for path in (labels, picture)]
+    if None not in sizes and sizes[0] != sizes[1]:
+        of_labels, of_picture = (f"{size[0]}x{size[1]}" for size in sizes if size)
+        raise ConfigError(f"{labels}: {of_labels}, its picture is {of_picture}; they must have one size")
+
+
+def _size(path: Path) -> tuple[int, int] | None:
+    """Width, height [px]; None where they can't be read: whoever reads the whole file says what is wrong."""
+    try:
+        with path.open("rb") as file:
+            return image_size(file.read(_HEADER_BYTES))
+    except OSError:
+        return None
 
 
 def orientation(path: Path) -> int:

@@ -22,7 +22,7 @@ from perception.errors import ConfigError, reason
 from perception.evaluation.picture_headers import require_depth
 from perception.opencv import cv2
 from perception.types import VOID, Panoptic, Track, TrackState
-from perception.whole_file import in_place_of
+from perception.whole_file import write
 
 ABOUT = "about.json"
 T = TypeVar("T")
@@ -189,8 +189,7 @@ def _put(path: Path, data: bytes) -> None:
     """With its folder, whole or not at all. Raises ConfigError where it can't be written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with in_place_of(path) as partial:
-            partial.write_bytes(data)
+        write(path, data)
     except OSError as error:
         raise ConfigError(f"{path}: can't be written ({reason(error)}); make room, or name another folder") from None
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from perception.errors import ConfigError
 from perception.evaluation.classes import ScoredClasses
 from perception.evaluation.names import natural_key
-from perception.evaluation.picture_headers import require_upright
+from perception.evaluation.picture_headers import require_one_size, require_upright
 from perception.evaluation.segmentation import IGNORE
 from perception.evaluation.segments import SegmentMap, true_segments
 from perception.evaluation.stored import read_plane, require_size
@@ -99,8 +99,8 @@ def pictures_of(root: Path, truth: TruthSet) -> dict[str, Path]:
     """Each labelled picture by name.
 
     Raises:
-        ConfigError: there are no pictures, one has no truth, the name of another or is stored turned, or a truth has
-            no picture.
+        ConfigError: there are no pictures, one has no truth, the name of another, another size than its label map or
+            is stored turned, or a truth has no picture.
     """
     folder = root / "images"
     pictures = files_in(folder, SUFFIXES)
@@ -113,6 +113,7 @@ def pictures_of(root: Path, truth: TruthSet) -> dict[str, Path]:
     missing = sorted(set(truth.names) - set(pictures))
     if missing:
         raise ConfigError(f"{folder}: no picture for the truth of {missing[0]!r} ({len(missing)} are missing)")
-    for path in pictures.values():
+    for name, path in pictures.items():
         require_upright(path)
+        require_one_size(path, root / "labels" / f"{name}.png")
     return pictures

@@ -18,7 +18,7 @@ from perception.drives.layout import ACTIVE, SUFFIX, About, ControlCall, Decisio
 from perception.drives.recording import Recording, open_recording
 from perception.errors import RecordingError, reason
 from perception.replay.result import compared_topics
-from perception.whole_file import in_place_of
+from perception.whole_file import write
 
 _decisions = msgspec.json.Decoder(Decision).decode
 _calls = msgspec.msgpack.Decoder(ControlCall).decode
@@ -106,8 +106,7 @@ class RecordedDrive:
         path = folder / f"{hashlib.sha256(text).hexdigest()[:16]}.toml"
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            with in_place_of(path) as partial:
-                partial.write_bytes(text)
+            write(path, text)
         except OSError as error:
             raise RecordingError(f"{error.filename or path}: {reason(error)}") from None
         return path

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import ipaddress
 import os
 import re
@@ -15,6 +14,7 @@ from typing import TextIO
 import zmq
 
 from perception.errors import EndpointError
+from perception.lock_file import hold
 
 _TCP = re.compile(r"tcp://(\[[0-9a-fA-F:.%]+\]|[^\s\[\]/:;]+):(\d{1,5}|\*)")
 _IPC_LONGEST = 107  # what the kernel's sockaddr_un holds
@@ -77,16 +77,12 @@ class IpcPlace:
     def _acquire(self, endpoint: str) -> TextIO:
         lock = self.path.with_name(self.path.name + ".lock")
         try:
-            file = open(os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600), "r+")  # noqa: SIM115
+            file = hold(lock)
+        except BlockingIOError:
+            who = _holder(lock)
+            raise EndpointError(f"endpoint {endpoint} is in use by {who}: stop it or choose another") from None
         except OSError as error:
             raise EndpointError(f"endpoint {endpoint}: {lock}: {error.strerror}") from error
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            pid = file.read(20).strip()
-            file.close()
-            who = _process(int(pid)) if pid.isdigit() else "another process"
-            raise EndpointError(f"endpoint {endpoint} is in use by {who}: stop it or choose another") from None
         file.truncate(0)
         file.write(f"{os.getpid()}\n")
         file.flush()
@@ -153,6 +149,15 @@ def _listening_inodes(port: int) -> list[str]:
                 if columns[3] == "0A" and int(columns[1].rpartition(":")[2], 16) == port:
                     found.append(columns[9])
     return found
+
+
+def _holder(lock: Path) -> str:
+    """Who has written its number into the file that it holds."""
+    with contextlib.suppress(OSError):
+        pid = lock.read_text()[:20].strip()
+        if pid.isdigit():
+            return _process(int(pid))
+    return "another process"
 
 
 def _process(pid: int) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,7 +14,8 @@ import msgspec
 
 from perception.errors import ConfigError, reason
 from perception.images import image_size
-from perception.whole_file import in_place_of
+from perception.lock_file import hold
+from perception.whole_file import write
 
 FOLDERS = ("images", "labels", "instances")
 
@@ -83,21 +83,13 @@ class ClipFolder:
         Raises ConfigError where those have another rate or size by now, or clips.json can't be read or written.
         """
         try:
-            with self._locked():
+            with hold(self.root / f".{_LIST}.lock", waits=True, mode=0o666):
                 known = self._known()
                 self._check_size(known.clips)
                 known.clips[clip] = facts
                 put(self.root / _LIST, msgspec.json.encode(known))
         except OSError as error:
             raise ConfigError(f"{self.root / _LIST}: can't be written ({reason(error)}); make room there") from None
-
-    @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
-        """The lock file stays: who removed it would take it from one that waits. Raises OSError."""
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-        with open(os.open(self.root / f".{_LIST}.lock", flags, 0o666), "r+") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
 
     def _known(self) -> _Clips:
         """What clips.json says. Raises ConfigError where it can't be read or is of another rate."""
@@ -147,8 +139,7 @@ class ClipFolder:
 def put(path: Path, data: bytes) -> None:
     """Whole or not at all. Raises ConfigError where it can't be written."""
     try:
-        with in_place_of(path) as partial:
-            partial.write_bytes(data)
+        write(path, data)
     except OSError as error:
         raise ConfigError(f"{path}: can't be written ({reason(error)}); make room, or name another directory") from None
 

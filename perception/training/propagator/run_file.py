@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from perception.errors import ConfigError, reason
-from perception.whole_file import in_place_of
+from perception.whole_file import write
 
 NAME = "run.json"
 
@@ -23,8 +23,7 @@ def require_same_run(run: Path, now: Mapping[str, object]) -> None:
     path = run / NAME
     try:
         if not path.exists():
-            with in_place_of(path) as partial:
-                partial.write_text(json.dumps(now, indent=1) + "\n")
+            write(path, (json.dumps(now, indent=1) + "\n").encode())
             return
         before = json.loads(path.read_text())
     except OSError as error:
