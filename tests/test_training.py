@@ -1,18 +1,14 @@
 from __future__ import annotations
 
-import csv
 import importlib
 import math
 import os
-import shutil
 import signal
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import msgspec
-import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -21,371 +17,27 @@ torch = pytest.importorskip("torch", reason="the train extra is not installed")
 from perception.cli import app  # noqa: E402
 from perception.errors import ConfigError, ModelError, PerceptionError  # noqa: E402
 from perception.opencv import cv2  # noqa: E402
-from perception.training.batches import Batch, Mixture, chosen  # noqa: E402
 from perception.training.checkpoint import SaveError, load_checkpoint, load_network, part, save_checkpoint  # noqa: E402
-from perception.training.command import Outcome, Request, check_command, configured, train_command  # noqa: E402
-from perception.training.config import (  # noqa: E402
-    CLASSES,
-    THINGS,
-    LossConfig,
-    OptimizerConfig,
-    TeacherConfig,
-    read_training_config,
-    shipped_configs,
-)
+from perception.training.command import Request, configured, train_command  # noqa: E402
+from perception.training.config import CLASSES, THINGS, OptimizerConfig, TeacherConfig, read_training_config  # noqa: E402
 from perception.training.datasets import open_dataset  # noqa: E402
-from perception.training.label_set import Codes, read_label_set  # noqa: E402
-from perception.training.losses import dice_loss, ohem_cross_entropy, set_cross_entropy  # noqa: E402
-from perception.training.networks import build_network, check  # noqa: E402
-from perception.training.networks.prediction import Prediction  # noqa: E402
-from perception.training.objective import Objective, distillation_loss  # noqa: E402
+from perception.training.label_set import Codes  # noqa: E402
+from perception.training.networks import build_network  # noqa: E402
 from perception.training.optimizer import SpikeGuard, freeze  # noqa: E402
 from perception.training.schedule import learning_rate  # noqa: E402
 from perception.training.teacher import open_teacher  # noqa: E402
 from perception.training.trainer import Trainer  # noqa: E402
 from perception.training.validation import validate  # noqa: E402
 from tests.training_fakes import CONFIG, no_file_beyond, write_config, write_pictures  # noqa: E402
-
-REALTIME = CONFIG.replace('kind = "unet"\nwidth = 8', 'kind = "realtime"\nwidth = 16')
-REALTIME = REALTIME.replace("samples = 2", 'samples = 2\ninstances = "exact"')
-
+from tests.training_runs import REALTIME, checked, complete_run, quiet, rows_of, trained, validated, weights  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-def quiet(_what: str, _done: int, _total: int) -> None:
-    pass
-
-
-def trained(folder: Path, name: str = "run", text: str = CONFIG, progress=quiet, **options) -> Outcome:
-    """A run without validation, which changes no weight and takes most of the time here."""
-    options = {"without": ["validation"], **options}
-    return validated(folder, name, text, progress, **options)
-
-
-def validated(folder: Path, name: str = "run", text: str = CONFIG, progress=quiet, **options) -> Outcome:
-    config = write_config(folder, text)
-    return train_command(Request(config, folder / name, device="cpu", **options), progress)
-
-
-def weights(run: Path, name: str = "last.safetensors"):
-    return load_checkpoint(run / name)[0]
-
-
-def rows_of(run: Path) -> list[dict[str, str]]:
-    return list(csv.DictReader((run / "log.csv").read_text().splitlines()))
 
 
 def assert_equal(a: Path, b: Path) -> None:
     ours, theirs = weights(a), weights(b)
     assert ours.keys() == theirs.keys()
     assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
-
-
-# configurations
-
-
-@pytest.mark.parametrize("name", shipped_configs())
-def test_a_shipped_configuration_is_valid_and_its_network_can_be_built(name, tmp_path):
-    config, _ = read_training_config(name)
-    check(config.network, len(config.classes))
-    assert not any(side % 32 for side in config.crop)
-    codes = Codes(config.classes)
-    Objective(config.loss, torch.from_numpy(codes.meaning()))
-    for data in filter(None, [*config.data.values(), config.validation]):
-        codes.table(read_label_set(data.label_set, tmp_path), name)
-
-
-@pytest.mark.parametrize(
-    ("before", "after", "says"),
-    [
-        ("version = 1\n", "", "the first line must be version = 1"),
-        ("version = 1\n", "version = 2\n", "the first line must be version = 1"),
-        ("warmup = 2", "warm_up = 2", "unknown key 'optimizer.warm_up'; did you mean 'warmup'"),
-        ("steps = 8", "steps = 0", "steps: Expected"),
-        ("crop = [32, 48]", "crop = [30, 48]", "crop"),
-        ("samples = 2", "samples = 2\nscale = [2.0, 1.0]", "data.a.scale: .* upside down"),
-        ('kind = "unet"', 'kind = "unett"', "network.kind"),
-        ("[data.a]", "[data.validation]", "the name is taken"),
-        (
-            "samples = 2",
-            'samples = 2\ntaught = false\n[teacher]\ncheckpoint = "road"',
-            "every data set has taught = false",
-        ),
-        ("[network]", '[loss]\nsemantic = { ohm = 1.0 }\n[network]', "'ohm' is not one of .*did you mean 'ohem'"),
-        (
-            "[network]",
-            "[loss]\nsemantic = { ohem = 0.0 }\ncoarse = 0.0\nauxiliary = 0.0\n[network]",
-            "every weight is 0",
-        ),
-        ("log_steps = 2", 'log_steps = 2\nthings = ["tram"]', "things: 'tram' is not one of the classes"),
-        ("log_steps = 2", 'log_steps = 2\nclasses = ["road", ""]', r"classes\[1\]: Expected `str` of length >= 1"),
-        ("log_steps = 2", f'log_steps = 2\nclasses = ["a", "{"x" * 65}"]', r"classes\[1\]: .* of length <= 64"),
-        ("log_steps = 2", 'log_steps = 2\nprecision = "float16"', "needs a GPU"),
-        ("width = 8", 'width = 8\npadding = "valid"', r"crop: \[32, 48\]: .* give 108 px a side"),
-        ("warmup = 2", "frozen_stages = 2", "frozen_stages is 2; this network's backbone has 0"),
-        ("warmup = 2", 'only = ["haed"]', "only: 'haed' is not a part of this network: .*head"),
-    ],
-)  # fmt: skip
-def test_a_wrong_configuration_is_one_line(tmp_path, before, after, says):
-    with pytest.raises(ConfigError, match=says) as caught:
-        trained(tmp_path, text=CONFIG.replace(before, after, 1))
-    assert "\n" not in str(caught.value)
-    assert not (tmp_path / "run").exists()
-
-
-def test_a_configuration_that_is_not_there_lists_the_shipped_ones():
-    with pytest.raises(ConfigError, match=r"there is none; name a \.toml file or one of .*road"):
-        read_training_config("raod")
-
-
-def test_names_on_the_command_line_must_be_those_of_the_configuration(tmp_path):
-    with pytest.raises(ConfigError, match="no data set 'b'; it has a, validation"):
-        validated(tmp_path, folders={"b": tmp_path})
-    with pytest.raises(ConfigError, match="no data set is left"):
-        trained(tmp_path, without=["a"])
-
-
-def test_frozen_random_weights_are_refused(tmp_path):
-    with pytest.raises(ConfigError, match="--start FILE"):
-        trained(tmp_path, text=REALTIME.replace("warmup = 2", "frozen_stages = 2"))
-
-
-# batches
-
-
-def mixture(folder: Path, text: str = CONFIG) -> Mixture:
-    config, base = read_training_config(write_config(folder, text))
-    codes = Codes(CLASSES)
-    return Mixture([open_dataset(n, d, codes, THINGS, base) for n, d in config.data.items()], config)
-
-
-def test_a_batch_is_the_same_whenever_it_is_asked_for(tmp_path):
-    a, b = mixture(tmp_path), mixture(tmp_path, CONFIG.replace("cache_mb = 16", "cache_mb = 0\nworkers = 3"))
-    ahead = list(b.batches(2, 6))
-    for step in (5, 3):
-        assert torch.equal(a.batch(step).images, ahead[step - 2].images)
-        assert torch.equal(a.batch(step).codes, ahead[step - 2].codes)
-
-
-def test_every_sample_comes_once_a_pass():
-    passes = [sorted(i for step in range(3 * e, 3 * e + 3) for i in chosen(6, 2, step, (1,))) for e in range(2)]
-    assert passes == [list(range(6))] * 2
-    assert chosen(6, 6, 0, (1,)) != chosen(6, 6, 1, (1,))
-
-
-def test_beyond_the_picture_no_centre_is_not_known_either(tmp_path):
-    """A batch of crops that are larger than the pictures: there may be a thing beyond their borders."""
-    batch = mixture(tmp_path, REALTIME.replace("crop = [32, 48]", "crop = [96, 128]")).batch(0)
-    assert batch.is_known is not None
-    is_labelled = batch.codes[:, 1::2, 1::2] != 255
-    assert not bool(is_labelled.all())
-    assert torch.equal(batch.is_known[:, 0] > 0, is_labelled)
-
-
-def test_a_panoptic_network_gets_centres_and_offsets(tmp_path):
-    batch = mixture(tmp_path, REALTIME).batch(0)
-    shapes = [batch.centre, batch.offset, batch.is_thing, batch.is_known]
-    assert [tuple(t.shape) for t in shapes if t is not None] == [(2, 1, 16, 24), (2, 2, 16, 24)] + [(2, 1, 16, 24)] * 2
-
-
-def test_all_wrong_files_are_counted_before_training(tmp_path):
-    config = write_config(tmp_path)
-    for name in ("0.png", "3.png"):
-        cv2.imwrite(str(tmp_path / "a" / "labels" / name), np.full((48, 64), 77, np.uint8))
-    with pytest.raises(ConfigError, match=r"data set 'a': 2 of 5 samples are wrong; first: .*0\.png: label value 77"):
-        train_command(Request(config, tmp_path / "run", device="cpu"), quiet)
-    assert not (tmp_path / "run").exists()
-
-
-def test_a_file_that_goes_bad_during_a_run_takes_nothing_with_it(tmp_path):
-    def spoil(what: str, done: int, _total: int) -> None:
-        if what.startswith("loss") and done == 2:
-            (tmp_path / "a" / "labels" / "0.png").write_bytes(b"")
-
-    with pytest.raises(ConfigError, match=r"0\.png: broken or cut off"):
-        validated(tmp_path, progress=spoil)  # the validation reads it
-    assert load_checkpoint(tmp_path / "run" / "last.safetensors")[1].step == 4
-
-
-def test_the_check_draws_a_batch(tmp_path):
-    config = write_config(tmp_path)
-    counts = check_command(Request(config), tmp_path / "sheet" / "batch.png", quiet)
-    assert counts == {"a": 5, "validation": 3}
-    picture = cv2.imread(str(tmp_path / "sheet" / "batch.png"))
-    assert picture is not None
-    assert picture.shape == (3 * 32, 3 * 48, 3)
-
-
-def checked(folder: Path, text: str = CONFIG, **options) -> dict[str, int]:
-    return check_command(Request(write_config(folder, text), folder / "run", **options), folder / "batch.png", quiet)
-
-
-def test_the_check_refuses_start_weights_that_training_would_refuse(tmp_path):
-    with pytest.raises(ConfigError, match=r"nope: start weights are"):
-        checked(tmp_path, start=Path("nope"))
-    with pytest.raises(ConfigError, match="--start FILE"):
-        checked(tmp_path, REALTIME.replace("warmup = 2", "frozen_stages = 2"))
-
-
-def test_the_check_counts_wrong_files_before_it_takes_the_start_weights(tmp_path):
-    write_config(tmp_path)
-    for path in (tmp_path / "a" / "labels").iterdir():
-        cv2.imwrite(str(path), np.full((48, 64), 77, np.uint8))
-    with pytest.raises(ConfigError, match="data set 'a': 5 of 5 samples are wrong"):
-        checked(tmp_path, start=Path("nope"))
-
-
-VALID = CONFIG.replace("width = 8", 'width = 8\npadding = "valid"').replace("crop = [32, 48]", "crop = [112, 128]")
-
-
-def test_the_check_refuses_sizes_that_the_network_does_not_take(tmp_path):
-    """Not after hours, at the first validation."""
-    with pytest.raises(ConfigError, match=r"validation.size: \[96, 128\]: .* give 108 px a side"):
-        checked(tmp_path, VALID.replace("take_every = 2", "take_every = 2\nsize = [96, 128]"))
-    with pytest.raises(ConfigError, match=r"a/images/0\.png: .* give 108 px a side; or set validation.size"):
-        checked(tmp_path, VALID)  # the pictures' own size
-    assert checked(tmp_path, VALID.replace("take_every = 2", "take_every = 2\nsize = [112, 128]"))["validation"] == 3
-
-
-def test_the_check_tries_each_size_of_the_validation_pictures(tmp_path):
-    write_config(tmp_path)
-    for kind in ("images", "labels"):
-        path = str(tmp_path / "a" / kind / "2.png")
-        cv2.imwrite(path, np.full((128, 112, 3)[: 3 if kind == "images" else 2], 3, np.uint8))
-        for other in (0, 1, 3, 4):
-            path = str(tmp_path / "a" / kind / f"{other}.png")
-            cv2.imwrite(path, np.full((112, 128, 3)[: 3 if kind == "images" else 2], 3, np.uint8))
-    assert checked(tmp_path, VALID)["validation"] == 3
-    for kind in ("images", "labels"):
-        path = str(tmp_path / "a" / kind / "2.png")
-        cv2.imwrite(path, np.full((96, 112, 3)[: 3 if kind == "images" else 2], 3, np.uint8))
-    with pytest.raises(ConfigError, match=r"a/images/2\.png: .* give 108 px a side; or set validation.size"):
-        checked(tmp_path, VALID)
-
-
-def test_the_check_refuses_a_batch_without_a_variance(tmp_path):
-    """A batch norm can't train on one cell of one sample."""
-    text = REALTIME.replace("crop = [32, 48]", "crop = [32, 32]").replace("samples = 2", "samples = 1")
-    text = text.replace('kind = "realtime"\nwidth = 16', 'kind = "panoptic-deeplab"\noutput_stride = 32')
-    with pytest.raises(ConfigError, match=r"crop: \[32, 32\]: too small for batches of one sample"):
-        checked(tmp_path, text)
-    assert checked(tmp_path, text.replace("samples = 1", "samples = 2"))["validation"] == 3
-
-
-def test_the_check_tries_the_teacher(tmp_path):
-    trained(tmp_path, "valid", VALID, steps=1)
-    shutil.copy(tmp_path / "valid" / "last.safetensors", tmp_path / "t.safetensors")
-    text = CONFIG + '[teacher]\ncheckpoint = ["road", "t.safetensors"]\n'
-    with pytest.raises(ConfigError, match=r"crop: \[32, 48\]: the teacher t.safetensors: .* give 108 px a side"):
-        checked(tmp_path, text)
-    with pytest.raises(ConfigError, match=r"the teacher t\.safetensors"):
-        trained(tmp_path, text=text)
-    assert not (tmp_path / "run").exists()
-
-
-def test_a_size_is_tried_without_a_trace(tmp_path):
-    config, base = configured(Request(write_config(tmp_path, REALTIME), device="cpu"))
-    torch.manual_seed(config.seed)
-    fresh = build_network(config.network, len(config.classes)).state_dict()
-    trainer = Trainer(config, base, tmp_path, torch.device("cpu"))
-    trainer.try_sizes()
-    network = trainer.learner.network
-    assert network.training
-    assert all(torch.equal(tensor, fresh[name]) for name, tensor in network.state_dict().items())
-
-
-def test_the_check_takes_start_weights_that_fit(straight, tmp_path):
-    assert checked(tmp_path, start=straight / "run" / "best.safetensors") == {"a": 5, "validation": 3}
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_the_check_looks_for_the_device(tmp_path):
-    with pytest.raises(ConfigError, match="device 'cuda': no GPU"):
-        checked(tmp_path, device="cuda")
-    with pytest.raises(ConfigError, match="precision 'float16' needs a GPU"):
-        checked(tmp_path, CONFIG.replace("steps = 8", 'steps = 8\nprecision = "float16"'))
-
-
-def test_the_check_of_a_run_that_goes_on_reads_its_last_checkpoint(tmp_path):
-    trained(tmp_path, steps=1)
-    assert checked(tmp_path, resume=True, steps=1, without=["validation"]) == {"a": 5}
-    with pytest.raises(ConfigError, match="seed"):
-        checked(tmp_path, resume=True, steps=1, seed=5, without=["validation"])
-
-
-# the loss of a batch
-
-MEANING = torch.tensor([[True, False, False], [False, True, False], [False, False, True], [True, True, False]])
-
-
-def prediction(**heads) -> Prediction:
-    generator = torch.Generator().manual_seed(0)
-    return Prediction(torch.randn(2, 3, 16, 16, generator=generator), **heads)
-
-
-def test_exact_pixels_get_the_semantic_losses_and_coarse_ones_the_set_loss():
-    codes = torch.randint(0, 4, (2, 16, 16), generator=torch.Generator().manual_seed(1))
-    codes[:, :2] = 255
-    logits = prediction().semantic
-    parts = Objective(LossConfig(), MEANING)(prediction(), Batch(torch.zeros(0), codes))
-    exact, coarse = codes.masked_fill(codes == 3, 255), codes.masked_fill(codes != 3, 255)
-    share = (codes == 3).sum() / (codes != 255).sum()
-    assert parts.keys() == {"ohem", "dice", "coarse"}
-    assert torch.allclose(parts["ohem"], ohem_cross_entropy(logits, exact))
-    assert torch.allclose(parts["dice"], 0.5 * dice_loss(logits, exact))
-    assert torch.allclose(parts["coarse"], share * set_cross_entropy(logits, coarse, MEANING))
-
-
-def test_a_batch_without_a_label_costs_nothing():
-    parts = Objective(LossConfig(), MEANING)(prediction(), Batch(torch.zeros(0), torch.full((2, 16, 16), 255)))
-    assert {name: float(v) for name, v in parts.items()} == {"ohem": 0.0, "dice": 0.0}
-
-
-def test_all_heads_have_their_part():
-    ones = torch.ones(2, 1, 4, 4)
-    heads = {"centre": ones * 0.5, "offset": torch.ones(2, 2, 4, 4) * 3, "auxiliary": torch.zeros(2, 3, 2, 2)}
-    batch = Batch(torch.zeros(0), torch.zeros(2, 16, 16).long(), ones, torch.zeros(2, 2, 4, 4), ones, ones)
-    parts = Objective(LossConfig(), MEANING)(prediction(**heads), batch)
-    assert float(parts["centre"]) == pytest.approx(200 * 0.25)
-    assert float(parts["offset"]) == pytest.approx(0.01 * 3)
-    assert float(parts["auxiliary"]) == pytest.approx(0.4 * math.log(3))
-
-
-def test_logits_of_any_stride_are_compared_on_the_losses_grid():
-    codes = torch.zeros(2, 32, 32).long()
-    for stride in (1, 2, 4):
-        parts = Objective(LossConfig(stride=stride), MEANING)(prediction(), Batch(torch.zeros(0), codes))
-        assert torch.isfinite(parts["ohem"])
-
-
-@pytest.mark.parametrize("stride", [1, 2, 4])
-def test_what_validation_would_see_as_right_costs_nothing(stride):
-    """Half a pixel between the two and a lane marking loses several points."""
-    semantic = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    full = torch.nn.functional.interpolate(semantic, (16, 16), mode="bilinear", align_corners=False)
-    config = LossConfig(semantic={"ce": 1.0}, stride=stride)
-    parts = Objective(config, MEANING)(Prediction(1e6 * semantic), Batch(torch.zeros(0), full.argmax(1)))
-    assert float(parts["ce"]) == 0
-
-
-def test_distillation_is_zero_for_a_student_who_knows_and_follows_kl_otherwise():
-    generator = torch.Generator().manual_seed(0)
-    a, b = (torch.randn(1, 3, 2, 2, generator=generator, dtype=torch.float64) for _ in range(2))
-    assert float(distillation_loss(a, a, 2.0)) == pytest.approx(0)
-    p, q = (np.exp(x.numpy() / 2) / np.exp(x.numpy() / 2).sum(1, keepdims=True) for x in (b, a))
-    assert float(distillation_loss(a, b, 2.0)) == pytest.approx(4 * (p * np.log(p / q)).sum(1).mean())
-
-
-def test_a_teacher_has_its_part():
-    taught = torch.zeros(2, 3, 8, 8)
-    objective = Objective(LossConfig(), MEANING, TeacherConfig(checkpoint="t.safetensors", weight=0.5, temperature=2.0))
-    parts = objective(prediction(), Batch(torch.zeros(0), torch.zeros(2, 16, 16).long()), taught)
-    expected = distillation_loss(prediction().semantic, torch.zeros(2, 3, 16, 16), 2.0)
-    assert torch.allclose(parts["distillation"], 0.5 * expected)
-
-
-# steps
 
 
 @pytest.mark.parametrize(("schedule", "middle"), [("poly", 0.5**0.9), ("cosine", 0.5), ("constant", 1.0)])
@@ -448,16 +100,10 @@ def test_only_some_parts_learn(tmp_path):
     assert changed == {"centre.weight", "centre.bias", "offset.weight", "offset.bias"}
 
 
-# runs
-
-
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory) -> Path:
-    """A complete run of eight steps, and the folder of its data."""
-    folder = tmp_path_factory.mktemp("straight")
-    torch.set_num_threads(1)
-    assert validated(folder).is_complete
-    return folder
+    """A complete run, and the folder of its data."""
+    return complete_run(tmp_path_factory.mktemp("straight"))
 
 
 def test_a_run_leaves_checkpoints_log_events_and_curves(straight):
@@ -631,6 +277,8 @@ TWO = """
 label_set = "mine.toml"
 folder = "a"
 """
+
+
 MINE = """version = 1
 labels = [{ value = 3, name = "ground", can_be = ["road", "sidewalk"] }, { value = 8, name = "car", can_be = ["car"] }]
 """
@@ -711,69 +359,13 @@ def test_parts_that_no_loss_reaches_are_named(tmp_path):
         trainer.train(quiet)
 
 
-def test_a_network_learns_from_a_teacher(straight, tmp_path):
-    teacher = straight / "run" / "best.safetensors"
-    text = CONFIG + f'[teacher]\ncheckpoint = "{teacher}"\nweight = 2.0\n'
-    trained(tmp_path, text=text, steps=2)
-    row = rows_of(tmp_path / "run")[0]
-    assert float(row["distillation"]) > 0
-
-
-@torch.no_grad()
-def test_several_teachers_and_their_mirror_images_teach_the_mean_of_their_probabilities(straight):
-    checkpoints = tuple(str(straight / "run" / name) for name in ("best.safetensors", "last.safetensors"))
-    teacher = open_teacher(TeacherConfig(checkpoint=checkpoints, mirrored=True), Path(), CLASSES)
-    x = torch.rand(1, 3, 32, 64)
-    looks = [n(x.flip(-1)).semantic.flip(-1) if flip else n(x).semantic for n in teacher.networks for flip in (0, 1)]
-    expected = torch.stack([look.softmax(1) for look in looks]).mean(0)
-    assert torch.allclose(teacher(x).softmax(1), expected, atol=1e-4)
-
-
-@torch.no_grad()
-def test_a_teacher_looks_at_pictures_in_several_sizes(straight):
-    checkpoint = str(straight / "run" / "best.safetensors")
-    teacher = open_teacher(TeacherConfig(checkpoint=checkpoint, scales=(1.0, 1.5)), Path(), CLASSES)
-    x = torch.rand(1, 3, 32, 64)
-    (network,) = teacher.networks
-    looks = [network(x).semantic, network(resized(x, (48, 96))).semantic]
-    expected = torch.stack([resized(look, (48, 96)).softmax(1) for look in looks]).mean(0)
-    assert torch.allclose(teacher(x).softmax(1), expected, atol=1e-4)
-
-
-def resized(x: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    return torch.nn.functional.interpolate(x, size, mode="bilinear", align_corners=False)
-
-
-TAUGHT_APART = """
-[data.b]
-label_set = "camvid12"
-folder = "a"
-taught = false
-[teacher]
-checkpoint = "road"
-"""
-
-
-def test_a_data_set_can_be_kept_from_the_teacher(tmp_path):
-    batch = mixture(tmp_path, CONFIG + TAUGHT_APART).batch(0)
-    assert batch.is_taught is not None
-    assert batch.is_taught.tolist() == [True, True, False]
-    taught = torch.rand(2, 3, 32, 48)
-    objective = Objective(LossConfig(), MEANING, TeacherConfig(checkpoint="road", temperature=1.0))
-    logits = torch.rand(3, 3, 32, 48)
-    parts = objective(Prediction(logits), replace(batch, codes=torch.zeros(3, 32, 48).long()), taught)
-    assert torch.allclose(parts["distillation"], distillation_loss(logits[:2], taught, 1.0))
-
-
 def test_a_shipped_checkpoint_teaches_by_its_name(tmp_path):
     teacher = open_teacher(TeacherConfig(checkpoint="road"), tmp_path, CLASSES)
     assert teacher(torch.zeros(1, 3, 32, 64)).shape == (1, len(CLASSES), 16, 32)
 
 
-def test_a_teacher_of_other_classes_is_refused(straight, tmp_path):
-    text = CONFIG.replace("steps = 8", f"steps = 8\nclasses = {[*CLASSES, 'tram']}")
-    with pytest.raises(ModelError, match="the teacher knows other classes"):
-        trained(tmp_path, text=text + f'[teacher]\ncheckpoint = "{straight / "run" / "best.safetensors"}"\n')
+def test_the_check_takes_start_weights_that_fit(straight, tmp_path):
+    assert checked(tmp_path, start=straight / "run" / "best.safetensors") == {"a": 5, "validation": 3}
 
 
 def test_a_run_starts_from_the_weights_of_another(straight, tmp_path):
