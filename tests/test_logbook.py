@@ -22,7 +22,7 @@ from perception.sinks.recorder import Recorder
 from perception.types import Frame
 from tests import published
 from tests.memory_walk import GRAPH, walk
-from tests.test_recorder import ABOUT, HERE
+from tests.recorder_fakes import ABOUT, HERE
 
 
 class Keeping:
