@@ -90,6 +90,20 @@ def test_ctrl_c_leaves_the_finished_clips_alone(tmp_path: Path) -> None:
     assert list(known(tmp_path)["clips"]) == ["000700"]
 
 
+def test_a_render_that_was_killed_goes_on_when_it_is_repeated(tmp_path: Path) -> None:
+    words = ["render", tmp_path, "--clips=2", "--first-seed=700", "--seconds=0.5", "--fps=60", "--width=64"]
+    command = [sys.executable, "-m", "perception.cli", *map(str, words), "--height=64"]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+        assert eventually(lambda: (tmp_path / "images" / "000701" / "000000.jpg").exists(), 120)
+        process.kill()
+    (tmp_path / ".000700.making").touch()  # as one that is killed after it has listed its clip
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "there already, and kept: 000700" in done.stderr
+    assert there(tmp_path) == [["000700", "000701"]] * 3
+    assert sorted(known(tmp_path)["clips"]) == ["000700", "000701"]
+    assert not list(tmp_path.glob(".*.making"))
+
+
 def test_an_error_leaves_nothing_of_its_clip(tmp_path: Path) -> None:
     """A limit on the size of files says the same as a full disk does."""
     code = "import resource, sys; from pathlib import Path; from tests.test_render_clips import render\n"
@@ -103,7 +117,7 @@ def test_an_error_leaves_nothing_of_its_clip(tmp_path: Path) -> None:
 def test_all_clips_in_the_way_are_named_and_left_alone(tmp_path: Path) -> None:
     list(render(tmp_path, 3, 4, 5))
     (tmp_path / "labels" / "000004" / "000001.png").unlink()
-    (tmp_path / "images" / "000006").mkdir()  # as a render that was killed leaves it
+    (tmp_path / "images" / "000006").mkdir()  # by hand: no render leaves it without its mark
     with pytest.raises(ConfigError, match="not finished, or not of 2 frames: 000004, 000006; remove them from"):
         next(render(tmp_path, 3, 4, 5, 6, 7))
     with pytest.raises(ConfigError, match="not of 3 frames: 000003, 000005; remove them"):
@@ -117,7 +131,7 @@ def test_a_clip_that_another_render_makes_is_left_to_it(tmp_path: Path) -> None:
     for _ in range(3):
         next(first)
     next(second)
-    with pytest.raises(ConfigError, match="images/000002 is there by now: another render makes that clip"):
+    with pytest.raises(ConfigError, match="another render makes clip 000002"):
         next(second)
     list(first)
     assert list(known(tmp_path)["clips"]) == ["000001", "000003", "000002"]

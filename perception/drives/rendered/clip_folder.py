@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,13 +41,14 @@ class ClipFolder:
     length: int  # of each new clip [frames]
 
     def finished(self, wanted: Sequence[str]) -> list[str]:
-        """Those of these clips that are there as they would be rendered.
+        """Those of these clips that are there as they would be rendered; what a killed render left of them goes.
 
         Raises ConfigError when clips of another rate or size are there, some of these are unfinished or of another
         length, or the folder can't be read.
         """
         known = self._known().clips
         try:
+            self._remove_killed(wanted, known)
             self._check_size(self._clips_in("labels"))
             there = [clip for clip in wanted if any((self.root / name / clip).exists() for name in FOLDERS)]
             whole = [clip for clip in there if clip in known and self._is_whole(clip)]
@@ -67,15 +69,59 @@ class ClipFolder:
         Raises ConfigError where one is there already (another render's, which is left alone) or can't be made.
         """
         made: list[Path] = []
+        with self._marked(clip):
+            try:
+                for folder in (self.root / name / clip for name in FOLDERS):
+                    _make(folder)
+                    made.append(folder)
+                yield
+            except BaseException:
+                for folder in made:
+                    shutil.rmtree(folder, ignore_errors=True)
+                raise
+
+    @contextlib.contextmanager
+    def _marked(self, clip: str) -> Iterator[None]:
+        """Hold the clip's mark, which a kill leaves behind with nobody who holds it.
+
+        Raises ConfigError where another render holds it, or it can't be made.
+        """
+        mark = self._mark(clip)
         try:
-            for folder in (self.root / name / clip for name in FOLDERS):
-                _make(folder)
-                made.append(folder)
-            yield
-        except BaseException:
-            for folder in made:
-                shutil.rmtree(folder, ignore_errors=True)
-            raise
+            self.root.mkdir(parents=True, exist_ok=True)
+            with self._alone():
+                held = hold(mark)
+        except BlockingIOError:
+            raise ConfigError(f"{self.root}: another render makes clip {clip}") from None
+        except OSError as error:
+            raise ConfigError(f"{mark}: can't be written ({reason(error)}); name a directory that can") from None
+        with held:
+            try:
+                yield
+            finally:
+                mark.unlink(missing_ok=True)
+
+    def _remove_killed(self, wanted: Sequence[str], known: Container[str]) -> None:
+        """Remove what renders that were killed have left of these clips, those that they had listed excepted.
+
+        Raises OSError.
+        """
+        marked = [clip for clip in wanted if self._mark(clip).exists()]
+        if not marked:
+            return
+        with self._alone():
+            for clip in marked:
+                with contextlib.suppress(BlockingIOError), hold(self._mark(clip)):
+                    for name in FOLDERS if clip not in known else ():
+                        shutil.rmtree(self.root / name / clip, ignore_errors=True)
+                    self._mark(clip).unlink()
+
+    def _mark(self, clip: str) -> Path:
+        return self.root / f".{clip}.making"
+
+    def _alone(self) -> AbstractContextManager[object]:
+        """Keep other renders from beginning or listing a clip. Raises OSError."""
+        return hold(self.root / f".{_LIST}.lock", waits=True, mode=0o666)
 
     def add(self, clip: str, facts: Any) -> None:
         """List a clip, beside whatever others have listed until now.
@@ -83,7 +129,7 @@ class ClipFolder:
         Raises ConfigError where those have another rate or size by now, or clips.json can't be read or written.
         """
         try:
-            with hold(self.root / f".{_LIST}.lock", waits=True, mode=0o666):
+            with self._alone():
                 known = self._known()
                 self._check_size(known.clips)
                 known.clips[clip] = facts
