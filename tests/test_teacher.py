@@ -8,7 +8,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="the train extra is not installed")
 
-from perception.errors import ModelError  # noqa: E402
+from perception.errors import ConfigError, ModelError  # noqa: E402
 from perception.training.batches import Batch  # noqa: E402
 from perception.training.config import CLASSES, LossConfig, TeacherConfig  # noqa: E402
 from perception.training.networks.prediction import Prediction  # noqa: E402
@@ -100,3 +100,13 @@ def test_a_teacher_of_other_classes_is_refused(straight, tmp_path):
     text = CONFIG.replace("steps = 8", f"steps = 8\nclasses = {[*CLASSES, 'tram']}")
     with pytest.raises(ModelError, match="the teacher knows other classes"):
         trained(tmp_path, text=text + f'[teacher]\ncheckpoint = "{straight / "run" / "best.safetensors"}"\n')
+
+
+def test_a_shipped_checkpoint_teaches_by_its_name(tmp_path):
+    teacher = open_teacher(TeacherConfig(checkpoint="road"), tmp_path, CLASSES)
+    assert teacher(torch.zeros(1, 3, 32, 64)).shape == (1, len(CLASSES), 16, 32)
+
+
+def test_a_teacher_needs_a_data_set_to_look_at(tmp_path):
+    with pytest.raises(ConfigError, match="every data set has taught = false"):
+        trained(tmp_path, text=CONFIG + TAUGHT_APART, without=["a", "validation"])

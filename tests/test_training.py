@@ -19,13 +19,12 @@ from perception.errors import ConfigError, ModelError, PerceptionError  # noqa: 
 from perception.opencv import cv2  # noqa: E402
 from perception.training.checkpoint import SaveError, load_checkpoint, load_network, part, save_checkpoint  # noqa: E402
 from perception.training.command import Request, configured, train_command  # noqa: E402
-from perception.training.config import CLASSES, THINGS, OptimizerConfig, TeacherConfig, read_training_config  # noqa: E402
+from perception.training.config import CLASSES, THINGS, OptimizerConfig, read_training_config  # noqa: E402
 from perception.training.datasets import open_dataset  # noqa: E402
 from perception.training.label_set import Codes  # noqa: E402
 from perception.training.networks import build_network  # noqa: E402
 from perception.training.optimizer import SpikeGuard, freeze  # noqa: E402
 from perception.training.schedule import learning_rate  # noqa: E402
-from perception.training.teacher import open_teacher  # noqa: E402
 from perception.training.trainer import Trainer  # noqa: E402
 from perception.training.validation import validate  # noqa: E402
 from tests.training_fakes import CONFIG, no_file_beyond, write_config, write_pictures  # noqa: E402
@@ -357,11 +356,6 @@ def test_parts_that_no_loss_reaches_are_named(tmp_path):
     trainer = Trainer(config, base, tmp_path / "run", torch.device("cpu"))
     with pytest.raises(ConfigError, match=r"optimizer.only: no loss reaches the parts that are to learn"):
         trainer.train(quiet)
-
-
-def test_a_shipped_checkpoint_teaches_by_its_name(tmp_path):
-    teacher = open_teacher(TeacherConfig(checkpoint="road"), tmp_path, CLASSES)
-    assert teacher(torch.zeros(1, 3, 32, 64)).shape == (1, len(CLASSES), 16, 32)
 
 
 def test_the_check_takes_start_weights_that_fit(straight, tmp_path):

@@ -153,7 +153,7 @@ def _listening_inodes(port: int) -> list[str]:
 
 def _holder(lock: Path) -> str:
     """Who has written its number into the file that it holds."""
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, ValueError):
         pid = lock.read_text()[:20].strip()
         if pid.isdigit():
             return _process(int(pid))

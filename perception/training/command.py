@@ -15,7 +15,7 @@ import torch
 
 from perception.errors import ConfigError, reason
 from perception.training.checkpoint import shipped_or
-from perception.training.config import VALIDATION, TrainingConfig, read_training_config
+from perception.training.config import VALIDATION, TrainingConfig, check_rules, read_training_config
 from perception.training.interruption import interruption
 from perception.training.records import LOG
 from perception.training.run_folder import held
@@ -173,6 +173,7 @@ def configured(request: Request) -> tuple[TrainingConfig, Path]:
     start = str(shipped_or(request.start)) if request.start else None
     changes = {"seed": request.seed, "steps": request.steps, "start": start}
     config = replace(config, data=data, validation=validation)
+    check_rules(config, request.config)
     return replace(config, **{key: value for key, value in changes.items() if value is not None}), base
 
 

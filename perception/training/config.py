@@ -173,11 +173,11 @@ def read_training_config(name: str) -> tuple[TrainingConfig, Path]:
     if tables.get("version") != VERSION:
         raise ConfigError(f"{path}: version {tables.get('version')!r}: the first line must be version = {VERSION}")
     config = check(tables, TrainingConfig, str(path))
-    _check_rules(config, str(path))
+    check_rules(config, str(path))
     return config, path.parent if name.endswith(".toml") else Path()
 
 
-def _check_rules(config: TrainingConfig, where: str) -> None:
+def check_rules(config: TrainingConfig, where: str) -> None:
     """What the types alone can't say; raises ConfigError naming the key."""
     strange = next((t for t in config.things if t not in config.classes), None)
     if strange is not None:
