@@ -71,7 +71,7 @@ def test_a_teacher_looks_at_pictures_in_several_sizes(straight):
     assert torch.allclose(teacher(x).softmax(1), expected, atol=1e-4)
 
 
-def resized(x: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+def resized(x, size: tuple[int, int]):
     return torch.nn.functional.interpolate(x, size, mode="bilinear", align_corners=False)
 
 
