@@ -21,6 +21,7 @@ def test_a_process_that_is_killed_lets_go_to_one_that_waits(tmp_path):
     holder, waiter = process(HOLDS, tmp_path / "lock"), process(WAITS, tmp_path / "lock")
     with holder, waiter:
         assert said(holder) == "held"
+        assert waiter.stdin
         waiter.stdin.close()  # it may ask now
         holder.kill()
         assert said(waiter) == "held"
@@ -32,11 +33,12 @@ IMPORTS = "import sys; from pathlib import Path; from perception.lock_file impor
 
 
 def process(code: str, lock: Path) -> subprocess.Popen[str]:
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    return subprocess.Popen([sys.executable, "-c", IMPORTS + code, str(lock)], **pipes)
+    words = [sys.executable, "-c", IMPORTS + code, str(lock)]
+    return subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
 def said(process: subprocess.Popen[str]) -> str:
+    assert process.stdout
     return process.stdout.readline().strip()
 
 
