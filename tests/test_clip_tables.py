@@ -13,9 +13,10 @@ from perception.cli.clip_tables import COUNTS, TRACKING, percent, tracking_table
 
 def test_figures_of_tracks_fit_a_terminal_of_80_columns():
     row = dict.fromkeys(TRACKING, 1.0) | dict.fromkeys(COUNTS, 123456)
-    console = Console(width=80, file=StringIO())
+    written = StringIO()
+    console = Console(width=80, file=written)
     for keys, shown in ((TRACKING, percent), (COUNTS, str)):
         console.print(tracking_table({**row, "by_class": {"bicyclist": row}}, keys, shown))
-    text = console.file.getvalue()
+    text = written.getvalue()
     assert "…" not in text
     assert (text.count("100.0"), text.count("123456")) == (2 * len(TRACKING), 2 * len(COUNTS))
