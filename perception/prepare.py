@@ -66,7 +66,6 @@ class Prepared:
 
     report: Report  # of the conformance gate
     plans: Mapping[str, tuple[Path, Manifest]]  # folder and manifest by part
-    loss: PrecisionLoss
 
 
 def prepare(
@@ -81,7 +80,7 @@ def prepare(
     What loses too much is refused for the node, too, until it is built `again` or on other terms.
 
     Args:
-        measured: called with the loss, also where it is too much.
+        measured: told the loss, also where it is too much.
 
     Raises:
         PerceptionError: they can't be built, do not agree with the reference, or lose too much.
@@ -102,7 +101,7 @@ def prepare(
             loss = _loss(serving, rung.recipe, launch, wishes, progress)
             measured(loss)
             _require(loss, rung, wishes)
-        return Prepared(candidate.report, rung.manifests(size), loss)
+        return Prepared(candidate.report, rung.manifests(size))
 
 
 @contextmanager

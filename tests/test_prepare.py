@@ -68,13 +68,17 @@ def labelled(folder: Path) -> Path:
 
 def test_the_loss_by_class_is_measured_on_labels_where_there_are_some(tmp_path: Path, faults: Path) -> None:  # noqa: F811
     wishes = dataclasses.replace(WISHES, labelled=labelled(tmp_path / "data"))
-    loss = prepare(launch_of(tmp_path), wishes, quiet, WAYS).loss
+    losses: list[PrecisionLoss] = []
+    prepare(launch_of(tmp_path), wishes, quiet, WAYS, losses.append)
+    (loss,) = losses
     assert loss.has_truth
     assert [(name, points) for name, _, _, points in loss.rows()] == [("road", 0.0), ("person", 0.0)]
 
 
 def test_else_it_is_measured_against_float32(tmp_path: Path, faults: Path) -> None:  # noqa: F811
-    loss = prepare(launch_of(tmp_path), WISHES, quiet, WAYS).loss
+    losses: list[PrecisionLoss] = []
+    prepare(launch_of(tmp_path), WISHES, quiet, WAYS, losses.append)
+    (loss,) = losses
     assert (loss.has_truth, loss.frames) == (False, 6)  # the golden ones
     assert loss.rows()
     assert "IoU with fp32" in str(loss_table(loss).columns[0].header)
@@ -142,9 +146,10 @@ def test_a_lowered_model_is_calibrated_built_and_held_against_float32(
     with pytest.raises(ModelError, match=r"int8 is calibrated .* --network-every 2 .* --calibrate FOLDER"):
         prepare(launch, WISHES, quiet, ways)
     pictures = labelled(tmp_path / "data") / "images"
-    done = prepare(launch, dataclasses.replace(WISHES, calibrate=pictures), quiet, ways)
+    losses: list[PrecisionLoss] = []
+    done = prepare(launch, dataclasses.replace(WISHES, calibrate=pictures), quiet, ways, losses.append)
     assert {*done.plans} == {"network", "encoder"}
-    assert (done.loss.frames, done.loss.has_truth) == (1, False)
+    assert [(loss.frames, loss.has_truth) for loss in losses] == [(1, False)]
     prepare(launch, dataclasses.replace(WISHES, again=True), quiet, ways)  # without its pictures: of the same graphs
     assert compiles(faults) == 4
 

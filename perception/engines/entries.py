@@ -13,6 +13,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -196,11 +197,9 @@ class Entries:
         for left in self.folder.glob(f"{glob.escape(name)}{PARTIAL}*"):
             shutil.rmtree(left, ignore_errors=True)
 
-    @contextlib.contextmanager
-    def locked(self, name: str, waits: bool = True) -> Iterator[None]:
-        """The kernel lets the lock go when the process ends, however it ends. Raises OSError."""
-        with hold(Path(f"{self.path(name)}.lock"), waits):
-            yield
+    def locked(self, name: str, waits: bool = True) -> AbstractContextManager[object]:
+        """Keep other processes from an entry. Raises OSError."""
+        return hold(Path(f"{self.path(name)}.lock"), waits)
 
 
 def sha256_of(path: Path) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import BinaryIO, Literal
 
@@ -38,21 +38,20 @@ def require_upright(path: Path) -> None:
         )
 
 
-def require_one_size(picture: Path, labels: Path) -> None:
-    """Raises ConfigError where both headers say their sizes, and these differ."""
-    sizes = [_size(path) for path in (labels, picture)]
-    if None not in sizes and sizes[0] != sizes[1]:
-        of_labels, of_picture = (f"{size[0]}x{size[1]}" for size in sizes if size)
-        raise ConfigError(f"{labels}: {of_labels}, its picture is {of_picture}; they must have one size")
+def require_size(path: Path, shape: Sequence[int], wanted: Sequence[int], of: str) -> None:
+    """Raises ConfigError where (h, w) = `shape`, of what `path` holds, is not `wanted`, the shape of `of`."""
+    if tuple(shape) != tuple(wanted):
+        raise ConfigError(f"{path}: {shape[1]}x{shape[0]}, {of} is {wanted[1]}x{wanted[0]}; they must have one size")
 
 
-def _size(path: Path) -> tuple[int, int] | None:
-    """Width, height [px]; None where they can't be read: whoever reads the whole file says what is wrong."""
+def shape_of(path: Path) -> tuple[int, int] | None:
+    """Height, width [px]; None where they can't be read: whoever reads the whole file says what is wrong."""
     try:
         with path.open("rb") as file:
-            return image_size(file.read(_HEADER_BYTES))
+            size = image_size(file.read(_HEADER_BYTES))
     except OSError:
         return None
+    return size and (size[1], size[0])
 
 
 def orientation(path: Path) -> int:

@@ -13,9 +13,10 @@ from perception.evaluation.classes import ScoredClasses
 from perception.evaluation.flicker import Flicker, follows
 from perception.evaluation.instance_ap import InstanceAP
 from perception.evaluation.panoptic_quality import PanopticQuality
+from perception.evaluation.picture_headers import require_size
 from perception.evaluation.segmentation import Confusion, image_dice
 from perception.evaluation.segments import predicted_segments, small_as_crowd
-from perception.evaluation.stored import StoredPrediction, read_prediction, require_size
+from perception.evaluation.stored import StoredPrediction, read_prediction
 from perception.evaluation.truth import Truth, TruthSet
 
 
@@ -76,6 +77,6 @@ def score(predictions: Path, truth: TruthSet, scores: Scores, progress: Callable
         known = truth.read(name)
         predicted = read_prediction(predictions, name, len(scores.classes.target))
         path = predictions / "labels" / f"{name}.png"
-        require_size(path, predicted.labels, known.segments.ids.shape, "its truth")
+        require_size(path, predicted.labels.shape, known.segments.ids.shape, "its truth")
         scores.add(known, predicted, is_next)
         progress(i, len(truth.names))

@@ -14,12 +14,13 @@ from perception.evaluation.flicker import Flicker
 from perception.evaluation.hota import Hota
 from perception.evaluation.identity import Identity
 from perception.evaluation.overlap import Overlap, track_ids
+from perception.evaluation.picture_headers import require_size
 from perception.evaluation.quality_calibration import QualityCalibration
 from perception.evaluation.region_contour import RegionContour
 from perception.evaluation.reidentification import Reidentification
 from perception.evaluation.segmentation_tracking import SegmentationTracking
 from perception.evaluation.segments import SegmentMap, predicted_segments, small_as_crowd
-from perception.evaluation.stored import StoredPrediction, read_prediction, require_size
+from perception.evaluation.stored import StoredPrediction, read_prediction
 from perception.evaluation.tracking import TrackingFrame, tracking_frame
 from perception.evaluation.truth import Truth
 from perception.evaluation.video_panoptic import VideoPanoptic
@@ -133,7 +134,7 @@ def score_clips(predictions: Path, clips: ClipSet, scores: ClipScores, progress:
             known = clips.read(clip, name)
             predicted = read_prediction(predictions, name, len(scores.classes.target))
             path = predictions / "labels" / f"{name}.png"
-            require_size(path, predicted.labels, known.segments.ids.shape, "its truth")
+            require_size(path, predicted.labels.shape, known.segments.ids.shape, "its truth")
             scores.add(clip, known, predicted, place > 0)
             done += 1
             progress(done, len(clips.truth.names))

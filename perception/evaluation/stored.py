@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perception.errors import ConfigError, reason
-from perception.evaluation.picture_headers import require_depth
+from perception.evaluation.picture_headers import require_depth, require_size
 from perception.opencv import cv2
 from perception.types import VOID, Panoptic, Track, TrackState
 from perception.whole_file import write
@@ -128,9 +128,9 @@ def read_prediction(folder: Path, name: str, classes: int) -> StoredPrediction:
             segment or a track is listed twice.
     """
     labels = read_plane(folder / "labels" / f"{name}.png", np.uint8)
-    instances = read_plane(folder / "instances" / f"{name}.png", np.uint16)
-    if labels.shape != instances.shape:
-        raise ConfigError(f"{folder / 'instances' / name}.png: {_size(instances)}, its labels are {_size(labels)}")
+    instance_path = folder / "instances" / f"{name}.png"
+    instances = read_plane(instance_path, np.uint16)
+    require_size(instance_path, instances.shape, labels.shape, "its label picture")
     path = folder / "segments" / f"{name}.json"
     listed = _decode(path, list[StoredSegment])
     _require_once(path, "id", (s.id for s in listed))
@@ -192,16 +192,6 @@ def _put(path: Path, data: bytes) -> None:
         write(path, data)
     except OSError as error:
         raise ConfigError(f"{path}: can't be written ({reason(error)}); make room, or name another folder") from None
-
-
-def require_size(path: Path, plane: NDArray, shape: Sequence[int], of: str) -> None:
-    """Raises ConfigError where `plane`, read from `path`, is not (h, w) = `shape`, the shape of `of`."""
-    if plane.shape != tuple(shape):
-        raise ConfigError(f"{path}: {_size(plane)}, {of} is {shape[1]}x{shape[0]}; they must have one size")
-
-
-def _size(plane: NDArray) -> str:
-    return f"{plane.shape[1]}x{plane.shape[0]}"
 
 
 def _decode(path: Path, kind: type[T]) -> T:

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from perception.errors import ConfigError
 from perception.evaluation.classes import ScoredClasses
 from perception.evaluation.names import natural_key
-from perception.evaluation.picture_headers import require_one_size, require_upright
+from perception.evaluation.picture_headers import require_size, require_upright, shape_of
 from perception.evaluation.segmentation import IGNORE
 from perception.evaluation.segments import SegmentMap, true_segments
-from perception.evaluation.stored import read_plane, require_size
+from perception.evaluation.stored import read_plane
 from perception.images import SUFFIXES
 
 
@@ -71,7 +71,7 @@ class LabelFolder:
         if self._has_instances:
             instance_path = self._root / "instances" / f"{name}.png"
             instances = read_plane(instance_path, np.uint16, np.uint8)
-            require_size(instance_path, instances, labels.shape, "its label picture")
+            require_size(instance_path, instances.shape, labels.shape, "its label picture")
         lut = self._classes.lut
         return Truth(lut[labels], true_segments(labels, instances, self._classes.things, lut))
 
@@ -115,5 +115,7 @@ def pictures_of(root: Path, truth: TruthSet) -> dict[str, Path]:
         raise ConfigError(f"{folder}: no picture for the truth of {missing[0]!r} ({len(missing)} are missing)")
     for name, path in pictures.items():
         require_upright(path)
-        require_one_size(path, root / "labels" / f"{name}.png")
+        labels = root / "labels" / f"{name}.png"
+        if (shape := shape_of(labels)) and (wanted := shape_of(path)):
+            require_size(labels, shape, wanted, "its picture")
     return pictures
